@@ -1,0 +1,160 @@
+"""What each event says: the contracts of `data`, and of the part that is sealed.
+
+They are TypedDicts, so that the folds read them at no cost, and pydantic validates them and writes their
+JSON Schema (`schema.events.registry`). A comment is known by the id of the event that posted it; in the
+events about it `posted` is that event's version, which is how the view knows the comment.
+Times are RFC 3339 in UTC. `sealed` holds what is personal and dies with the author's key.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NotRequired
+
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict
+
+STRICT = ConfigDict(extra="forbid")
+
+
+@with_config(STRICT)
+class Opens(TypedDict):
+    """Names the stream, in its first event: the log describes itself."""
+
+    site: str
+    key: str
+
+
+@with_config(STRICT)
+class Imported(TypedDict):
+    """Marks a comment that comes from another system: nobody is told of it."""
+
+    created_at: str
+    source_id: str
+
+
+@with_config(STRICT)
+class CommentPosted(TypedDict):
+    """A comment at the root of a thread. Sealed: `Text`, absent in a tombstone."""
+
+    text_mac: str
+    opens: NotRequired[Opens]
+    imported: NotRequired[Imported]
+    tombstone: NotRequired[Literal[True]]
+
+
+@with_config(STRICT)
+class ReplyPosted(TypedDict):
+    """A comment below another. Sealed: `Text`."""
+
+    parent_id: str
+    parent: int
+    depth: int
+    text_mac: str
+    imported: NotRequired[Imported]
+
+
+@with_config(STRICT)
+class CommentEdited(TypedDict):
+    """A new revision of a comment's text. Sealed, under the author's key whoever edits: `Body`."""
+
+    comment_id: str
+    posted: int
+    revision: int
+    by: Literal["author", "moderator"]
+    text_mac: str
+
+
+@with_config(STRICT)
+class CommentDeleted(TypedDict):
+    """The author took the comment back. Its place stays."""
+
+    comment_id: str
+    posted: int
+
+
+@with_config(STRICT)
+class CommentReported(TypedDict):
+    """Somebody reported the comment, as it stood at `revision`. Sealed under the reporter's key: `Detail`."""
+
+    comment_id: str
+    posted: int
+    revision: int
+    reason: str
+    weight: float
+
+
+@with_config(STRICT)
+class CommentHidden(TypedDict):
+    """A rule took the comment out of sight until a moderator decides; `total` is the weight reached."""
+
+    comment_id: str
+    posted: int
+    rule: Literal["reports"]
+    threshold: float
+    total: float
+
+
+@with_config(STRICT)
+class CommentRemoved(TypedDict):
+    """A moderator removed the comment."""
+
+    comment_id: str
+    posted: int
+
+
+@with_config(STRICT)
+class ThreadDescribed(TypedDict):
+    """Title and address of the page, from a client's first comment or from the site itself."""
+
+    title: str | None
+    url: str | None
+    by: Literal["client", "site"]
+    opens: NotRequired[Opens]
+
+
+@with_config(STRICT)
+class ThreadClosed(TypedDict):
+    """The thread takes no more comments."""
+
+
+@with_config(STRICT)
+class ThreadReopened(TypedDict):
+    """The thread takes comments again."""
+
+
+@with_config(STRICT)
+class OpensSite(TypedDict):
+    """Names a site's stream in its first event."""
+
+    site: str
+
+
+@with_config(STRICT)
+class SiteSettingsChanged(TypedDict):
+    """The settings named in `changes` have the values given there; all others stay."""
+
+    changes: dict[str, str | int | float | bool | list[str] | None]
+    opens: NotRequired[OpensSite]
+
+
+@with_config(STRICT)
+class Text(TypedDict):
+    """Sealed in CommentPosted and ReplyPosted. Name and avatar are as they were when posting."""
+
+    body: str
+    name: str
+    avatar: NotRequired[str]
+
+
+@with_config(STRICT)
+class Body(TypedDict):
+    """Sealed in CommentEdited."""
+
+    body: str
+
+
+@with_config(STRICT)
+class Detail(TypedDict):
+    """Sealed in CommentReported."""
+
+    detail: str

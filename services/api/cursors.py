@@ -1,0 +1,81 @@
+"""Cursors: opaque, and of use only to the list that made them.
+
+A cursor is a version byte, a payload and the first 8 bytes of an HMAC-SHA256 over the list that it belongs to
+and the payload, in base64url. It carries no state and never expires; its key is derived from the master key.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import struct
+from typing import Final
+from uuid import UUID
+
+from services.core.page import Sort
+from services.errors import CursorInvalid
+
+_VERSION: Final = b"\x01"
+_MAC: Final = 8
+_LONGEST: Final = 64
+_SORTS: Final[dict[Sort, bytes]] = {"oldest": b"o", "newest": b"n"}
+_PLACE: Final = struct.Struct(">II")
+_NUMBER: Final = struct.Struct(">Q")
+
+
+class Cursors:
+    """Makes and reads the cursors of every list."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def comments(self, stream_id: UUID, sort: Sort, parent: int, last: int) -> str:
+        """Goes on after the comment posted at version `last`, among the replies to `parent` (0: the roots)."""
+        return self._seal(b"c" + _SORTS[sort] + stream_id.bytes, _PLACE.pack(parent, last))
+
+    def place(self, stream_id: UUID, sort: Sort, cursor: str) -> tuple[int, int]:
+        """(parent, last) of a comments cursor. Raises CursorInvalid."""
+        parent, last = _PLACE.unpack(
+            self._open(b"c" + _SORTS[sort] + stream_id.bytes, cursor, _PLACE.size)
+        )
+        return int(parent), int(last)
+
+    def numbered(self, scope: bytes, last: int) -> str:
+        """Goes on after the item numbered `last` of the list that `scope` names."""
+        return self._seal(b"n" + scope, _NUMBER.pack(last))
+
+    def number(self, scope: bytes, cursor: str) -> int:
+        """The number in a cursor of the list that `scope` names. Raises CursorInvalid."""
+        return int(_NUMBER.unpack(self._open(b"n" + scope, cursor, _NUMBER.size))[0])
+
+    def identified(self, scope: bytes, last: UUID) -> str:
+        """Goes on after the item with the id `last` of the list that `scope` names."""
+        return self._seal(b"i" + scope, last.bytes)
+
+    def identity(self, scope: bytes, cursor: str) -> UUID:
+        """The id in a cursor of the list that `scope` names. Raises CursorInvalid."""
+        return UUID(bytes=self._open(b"i" + scope, cursor, 16))
+
+    def _seal(self, scope: bytes, payload: bytes) -> str:
+        return base64.urlsafe_b64encode(_VERSION + payload + self._mac(scope, payload)).rstrip(b"=").decode()
+
+    def _open(self, scope: bytes, cursor: str, size: int) -> bytes:
+        if len(cursor) > _LONGEST or not cursor.isascii():
+            raise CursorInvalid("the cursor was not made by this list")
+        try:
+            raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        except binascii.Error:
+            raise CursorInvalid("the cursor was not made by this list") from None
+        payload = raw[1:-_MAC]
+        if (
+            len(payload) != size
+            or raw[:1] != _VERSION
+            or not hmac.compare_digest(raw[-_MAC:], self._mac(scope, payload))
+        ):
+            raise CursorInvalid("the cursor was not made by this list")
+        return payload
+
+    def _mac(self, scope: bytes, payload: bytes) -> bytes:
+        # The payload's size is fixed by the scope's first byte, so the two never run into each other.
+        return hmac.digest(self._key, _VERSION + scope + payload, "sha256")[:_MAC]

@@ -1,0 +1,206 @@
+"""A comment's body, CommonMark, as the HTML that a reader gets (contract, section 3).
+
+pyromark parses; the writer below turns its events into the few allowed tags; nh3 sanitises what the writer
+wrote, so that a mistake in the writer is not a hole. Beyond CommonMark there are strikethrough and bare
+http and https addresses (GFM, section 6.9). Raw HTML is shown as the text it is, an image as its
+alternative text, a heading as a bold paragraph, and a link to anything but http, https and mailto as its
+text. The output is a pure function of the body and of `RENDERER`.
+"""
+
+import re
+from collections.abc import Iterable
+from html import escape
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
+
+import nh3
+import pyromark
+
+if TYPE_CHECKING:
+    from pyromark.event import Event
+
+RENDERER: Final = 1
+"""Format of the output. It goes up with every change of it: stored views of another number are rebuilt."""
+
+MAX_HTML: Final = 120_000
+"""Code points of HTML at most; a body that would give more is shown as it was typed, in one paragraph."""
+
+MAX_NESTING: Final = 32
+"""Levels of quotes, lists and emphasis written; what lies deeper is written without its tags. HTML parsers
+look through all open elements at each tag, so that 10,000 levels would take them quadratic time."""
+
+MAX_LINK: Final = 2_048
+"""Code points of an address at most; a longer one is shown without being a link."""
+
+_PARSER: Final = pyromark.Markdown(options=pyromark.Options.ENABLE_STRIKETHROUGH)
+_CLEANER: Final = nh3.Cleaner(
+    tags={
+        "p", "br", "em", "strong", "del", "a", "blockquote", "ul", "ol", "li", "code", "pre", "hr",
+    },
+    clean_content_tags=set(),
+    attributes={"a": {"href"}, "ol": {"start"}},
+    url_schemes={"http", "https", "mailto"},
+    url_relative="deny",
+    link_rel="nofollow ugc noopener",
+)  # fmt: skip
+
+_ADDRESS: Final = re.compile(r"https?://[^\s/?#\\]|mailto:\S", re.IGNORECASE)
+_BARE_URL: Final = re.compile(r"(?<![^\s*_~(])https?://[^\W_][^\s<>\"]*", re.IGNORECASE)
+_URL_SAFE: Final = "%/:?#[]@!$&'()*+,;=~-._"
+
+_PLAIN_TAGS: Final = {
+    "Paragraph": ("<p>", "</p>\n"),
+    "HtmlBlock": ("<p>", "</p>\n"),
+    "Heading": ("<p><strong>", "</strong></p>\n"),
+    "CodeBlock": ("<pre><code>", "</code></pre>\n"),
+}
+_NESTING_TAGS: Final = {
+    "BlockQuote": ("<blockquote>\n", "</blockquote>\n"),
+    "Item": ("<li>", "</li>\n"),
+    "Emphasis": ("<em>", "</em>"),
+    "Strong": ("<strong>", "</strong>"),
+    "Strikethrough": ("<del>", "</del>"),
+}
+
+
+def render(body: str) -> str:
+    """The HTML, at most `MAX_HTML` code points, of a body that `normalise_body` let through."""
+    html = _Writer().write(_PARSER.events(body))
+    if len(html) <= MAX_HTML:
+        html = _CLEANER.clean(html)
+    if len(html) > MAX_HTML:
+        html = _CLEANER.clean(f"<p>{escape(body, quote=False)}</p>\n")
+    return html
+
+
+class _Writer:
+    """Writes one body: a start puts its closing tag, or nothing, on a stack from which its end takes it."""
+
+    __slots__ = ("_closers", "_images", "_in_code", "_links", "_out")
+
+    def __init__(self) -> None:
+        self._out: list[str] = []
+        self._closers: list[str] = []
+        self._images = 0
+        self._links = 0
+        self._in_code = False
+
+    def write(self, events: "Iterable[Event]") -> str:
+        out = self._out
+        for event in events:
+            if isinstance(event, str):
+                self._mark(event)
+                continue
+            ((kind, value),) = event.items()
+            if kind == "Start":
+                self._start(value)
+            elif kind == "End":
+                self._end(value)
+            elif not isinstance(value, str):
+                continue
+            elif kind == "Text":
+                self._text(value)
+            elif kind == "Code" and not self._images:
+                out.append(f"<code>{escape(value, quote=False)}</code>")
+            elif kind in ("Code", "Html", "InlineHtml"):
+                out.append(escape(value, quote=False))
+        return "".join(out)
+
+    def _mark(self, mark: str) -> None:
+        if mark == "HardBreak" and not self._images:
+            self._out.append("<br>\n")
+        elif mark == "Rule":
+            self._out.append("<hr>\n")
+        else:
+            self._out.append("\n")
+
+    def _start(self, tag: object) -> None:
+        detail: object = None
+        if isinstance(tag, dict):
+            ((tag, detail),) = tag.items()
+        opener = closer = ""
+        if tag == "Image":
+            self._images += 1
+        elif self._images:
+            pass
+        elif tag == "Link":
+            self._links += 1
+            opener, closer = _link(detail)
+        elif tag == "List":
+            # A list without its items would be wrong HTML, so it is written only where they will be.
+            if len(self._closers) < MAX_NESTING - 1:
+                opener, closer = _list(detail)
+        elif isinstance(tag, str) and tag in _PLAIN_TAGS:
+            self._in_code = tag == "CodeBlock"
+            opener, closer = _PLAIN_TAGS[tag]
+        elif isinstance(tag, str) and len(self._closers) < MAX_NESTING:
+            opener, closer = _NESTING_TAGS.get(tag, ("", ""))
+        elif tag == "Item":
+            opener = "\n"
+        self._closers.append(closer)
+        if opener:
+            self._out.append(opener)
+
+    def _end(self, tag: object) -> None:
+        if tag == "Image":
+            self._images -= 1
+        elif self._images:
+            pass
+        elif tag == "Link":
+            self._links -= 1
+        elif tag == "CodeBlock":
+            self._in_code = False
+        elif tag == "HtmlBlock":
+            self._out[-1] = self._out[-1].rstrip("\n")
+        if closer := self._closers.pop():
+            self._out.append(closer)
+
+    def _text(self, text: str) -> None:
+        if "://" not in text or self._links or self._images or self._in_code:
+            self._out.append(escape(text, quote=False))
+            return
+        written = 0
+        for found in _BARE_URL.finditer(text):
+            url = _trim(found[0])
+            opener, closer = _anchor(url)
+            self._out += (
+                escape(text[written : found.start()], quote=False),
+                opener,
+                escape(url, quote=False),
+                closer,
+            )
+            written = found.start() + len(url)
+        self._out.append(escape(text[written:], quote=False))
+
+
+def _link(detail: object) -> tuple[str, str]:
+    if not isinstance(detail, dict):
+        return "", ""
+    address = str(detail["dest_url"])
+    return _anchor(f"mailto:{address}" if detail["link_type"] == "Email" else address)
+
+
+def _anchor(address: str) -> tuple[str, str]:
+    if len(address) > MAX_LINK or not _ADDRESS.match(address):
+        return "", ""
+    return f'<a href="{escape(quote(address, safe=_URL_SAFE))}">', "</a>"
+
+
+def _list(first: object) -> tuple[str, str]:
+    if first is None:
+        return "<ul>\n", "</ul>\n"
+    return ("<ol>\n" if first == 1 else f'<ol start="{first}">\n'), "</ol>\n"
+
+
+def _trim(url: str) -> str:
+    """A bare address without the punctuation of the sentence around it (GFM, section 6.9)."""
+    end = len(url)
+    unmatched = url.count(")") - url.count("(")
+    while end:
+        last = url[end - 1]
+        if last == ")" and unmatched > 0:
+            unmatched -= 1
+        elif last not in "?!.,:;*_~'":
+            break
+        end -= 1
+    return url[:end]

@@ -1,0 +1,122 @@
+"""A comment as the view stores it: one string of bytes, most of it JSON that a page copies as it stands.
+
+Layout: the parent's posting version in 4 bytes, big-endian (0 for a root), then, divided by NUL (which JSON
+never holds), the fields `state`, `depth`, `version`, `id` (36 characters), the author's JSON object or
+`null`, the text's members `"body":…,"html":…`, and the members `"created_at"` to `"revision"`. The scripts
+in `services/readmodel/scripts` read the first 4 bytes and the id; everything else is read here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+import orjson
+
+from services.core.markup import render
+from services.core.thread import Comment, CommentState, timestamp
+
+NO_AUTHOR: Final = b"null"
+"""The author of a comment that has none, or whose key is destroyed."""
+
+NO_TEXT: Final = b'"body":null,"html":null'
+"""The text of a comment that has none, or whose key is destroyed."""
+
+PARENT_BYTES: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A stored comment, read back. `author`, `text` and `times` are the JSON fragments of the layout."""
+
+    parent: int
+    state: CommentState
+    depth: int
+    version: int
+    id: UUID
+    author: bytes
+    text: bytes
+    times: bytes
+
+    @property
+    def author_id(self) -> str | None:
+        """The author's id, or None."""
+        author = orjson.loads(self.author)
+        return None if author is None else str(author["id"])
+
+    def comment(self, posted: int) -> Comment:
+        """The comment posted at version `posted`, as far as the view knows it: enough for `evolve`.
+
+        Its path, key, text digest, text version and report weight are not in the view.
+        """
+        times = orjson.loads(b"{%b}" % self.times)
+        edited_at: str | None = times["edited_at"]
+        return Comment(
+            id=self.id,
+            posted=posted,
+            parent=self.parent,
+            depth=self.depth,
+            created_at=datetime.fromisoformat(times["created_at"]),
+            author_id=self.author_id,
+            state=self.state,
+            revision=times["revision"],
+            edited_at=None if edited_at is None else datetime.fromisoformat(edited_at),
+            edited_by=times["edited_by"],
+            version=self.version,
+        )
+
+
+def encode(comment: Comment, author: bytes, text: bytes) -> bytes:
+    """What the view stores for `comment`; `author` and `text` as the fragments below make them."""
+    created_at = timestamp(comment.created_at)
+    if comment.edited_at is None:
+        times = f'"created_at":"{created_at}","edited_at":null,"edited_by":null,"revision":{comment.revision}'
+    else:
+        times = (
+            f'"created_at":"{created_at}","edited_at":"{timestamp(comment.edited_at)}",'
+            f'"edited_by":"{comment.edited_by}","revision":{comment.revision}'
+        )
+    return b"%b%b\0%d\0%d\0%b\0%b\0%b\0%b" % (
+        comment.parent.to_bytes(PARENT_BYTES, "big"),
+        comment.state.encode(),
+        comment.depth,
+        comment.version,
+        str(comment.id).encode(),
+        author,
+        text,
+        times.encode(),
+    )
+
+
+def decode(raw: bytes) -> Node:
+    """The node that `encode` made. Raises ValueError where `raw` is none."""
+    state, depth, version, id_, author, text, times = raw[PARENT_BYTES:].split(b"\0")
+    return Node(
+        parent=int.from_bytes(raw[:PARENT_BYTES], "big"),
+        state=CommentState(state.decode()),
+        depth=int(depth),
+        version=int(version),
+        id=UUID(id_.decode()),
+        author=author,
+        text=text,
+        times=times,
+    )
+
+
+def author_fragment(author_id: str | None, name: str | None, avatar: str | None) -> bytes:
+    """The author as a comment names them; `null` for a comment without one."""
+    if author_id is None:
+        return NO_AUTHOR
+    return orjson.dumps({"id": author_id, "name": name, "avatar": avatar, "badge": None})
+
+
+def author_prefix(author_id: str) -> bytes:
+    """What the fragment of every author but this one does not begin with."""
+    return b'{"id":%b,' % orjson.dumps(author_id)
+
+
+def text_fragment(body: str) -> bytes:
+    """A comment's text as members of its JSON object. Its Markdown is rendered here, once."""
+    return b'"body":%b,"html":%b' % (orjson.dumps(body), orjson.dumps(render(body)))

@@ -1,0 +1,211 @@
+"""Which comments a page shows, and in what order (contract, sections 1 and 2).
+
+`FoldIndex` picks them from a folded thread, in memory; `services/readmodel/scripts/page.lua` picks the same
+ones from Redis. A property test holds the two together.
+
+Order by time is (`created_at`, posting version). Held comments stand in no order and in no count: whoever
+may see them is answered from elsewhere.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple
+from uuid import UUID
+
+from schema.events.envelope import micros
+from services.core.thread import PATH_LENGTH, Comment, CommentState, ThreadState
+from services.errors import CursorInvalid, ParentNotFound
+
+MAX_PAGE: Final = 500
+"""How many comments a page holds at most, replies included."""
+
+Sort = Literal["oldest", "newest"]
+
+
+@dataclass(frozen=True, slots=True)
+class PageRequest:
+    """A page of the roots, or of one comment's replies where `parent_id` names it.
+
+    `limit` comments, below each the first `replies` replies, `depth` levels of them. `after` is the posting
+    version of the last comment of the page before.
+    """
+
+    sort: Sort = "oldest"
+    limit: int = 50
+    replies: int = 3
+    depth: int = 3
+    parent_id: UUID | None = None
+    after: int | None = None
+
+
+class Picked(NamedTuple):
+    """A comment on a page: its posting version and its parent's, its node, how many replies it has, how many
+    comments lie below it, how many replies the page shows, and the posting version of the last of these (0
+    where there are none)."""
+
+    posted: int
+    parent: int
+    raw: bytes
+    children: int
+    descendants: int
+    shown: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """A page's comments, breadth first: `roots` of them stand at its top, below the comment posted at
+    `parent` (0: they are roots of the thread), and `more` tells whether the list goes on.
+
+    `ancestors` are the last 32 ids above the page's top, root first, the parent's own included.
+    """
+
+    picked: tuple[Picked, ...]
+    roots: int
+    more: bool
+    parent: int = 0
+    ancestors: tuple[UUID, ...] = ()
+
+    @property
+    def last_root(self) -> int:
+        """The posting version of the last comment at the top, after which the next page begins; 0 if none."""
+        return self.picked[self.roots - 1].posted if self.roots else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """All that a view holds about the comment posted at `posted`, to compare two views by.
+
+    `known_as` is the posting version that its id leads to, `children` are its replies in order, each with its
+    time in microseconds. The row with `posted` 0 holds the roots, and in `known_as` the number of ids.
+    """
+
+    posted: int
+    raw: bytes
+    known_as: int
+    descendants: int
+    children: tuple[tuple[int, float], ...]
+
+
+class FoldIndex:
+    """A folded thread, ready to be paged: the page's script in memory."""
+
+    def __init__(self, thread: ThreadState, nodes: Mapping[int, bytes]) -> None:
+        """`nodes` gives the node of each posting version; only those of comments on a page are asked for."""
+        self.thread = thread
+        self._nodes = nodes
+        self.comments: dict[int, Comment] = {}
+        self.descendants: dict[int, int] = {}
+        """Posting version to the number of comments below it, where there are any."""
+        self._children: dict[int, list[int]] = {}
+        self._scores: dict[int, float] = {}
+        placed = [c for c in thread.comments.values() if c.state is not CommentState.HELD]
+        placed.sort(key=lambda comment: comment.posted)
+        for comment in placed:
+            self.comments[comment.posted] = comment
+            # Redis orders by a double, so this must too: they differ from the year 2255 on.
+            self._scores[comment.posted] = float(micros(comment.created_at))
+            self._children.setdefault(comment.parent, []).append(comment.posted)
+        for children in self._children.values():
+            children.sort(key=self._scores.__getitem__)  # stable: of equal times the first posted comes first
+        for comment in reversed(placed):  # a reply is posted after its parent
+            if comment.parent:
+                below = self.descendants.get(comment.posted, 0) + 1
+                self.descendants[comment.parent] = self.descendants.get(comment.parent, 0) + below
+
+    def node(self, posted: int) -> bytes:
+        """The node of the comment posted at this version."""
+        return self._nodes[posted]
+
+    def page(self, request: PageRequest) -> Selection:
+        """The comments of the page asked for.
+
+        Raises ParentNotFound where the parent is no comment of the thread, CursorInvalid where `after` is not
+        in the list.
+        """
+        parent, ancestors = 0, list[UUID]()
+        if request.parent_id is not None:
+            comment = self._placed(request.parent_id)
+            if comment is None:
+                raise ParentNotFound(request.parent_id)
+            parent, ancestors = comment.posted, self._path(comment)
+        sort = request.sort
+        start = 0 if request.after is None else self._rank(parent, request.after, sort) + 1
+        top = self._slice(parent, sort, start, request.limit)
+        order = [(posted, parent) for posted in top]
+        shown: list[tuple[int, int]] = []
+        level_end, level = len(order), 0
+        while len(shown) < len(order):
+            if len(shown) == level_end:
+                level_end, level = len(order), level + 1
+            posted = order[len(shown)][0]
+            wanted = min(request.replies, MAX_PAGE - len(order)) if level < request.depth else 0
+            below = self._slice(posted, sort, 0, wanted)
+            order.extend((child, posted) for child in below)
+            shown.append((len(below), below[-1] if below else 0))
+        return Selection(
+            picked=tuple(
+                self._picked(posted, above, *counts)
+                for (posted, above), counts in zip(order, shown, strict=True)
+            ),
+            roots=len(top),
+            more=len(self._children.get(parent, ())) > start + len(top),
+            parent=parent,
+            ancestors=tuple(ancestors[-PATH_LENGTH:]),
+        )
+
+    def comment(self, comment_id: UUID) -> tuple[Picked, tuple[UUID, ...]] | None:
+        """One comment and its path; None where the thread has no such comment."""
+        comment = self._placed(comment_id)
+        if comment is None:
+            return None
+        path = self._path(comment)[:-1]
+        return self._picked(comment.posted, comment.parent, 0, 0), tuple(path[-PATH_LENGTH:])
+
+    def children(self, posted: int) -> Sequence[int]:
+        """The replies to the comment posted at this version (0: the roots), oldest first."""
+        return self._children.get(posted, ())
+
+    def placed(self) -> Iterator[Placed]:
+        """Every row that a view of this thread holds."""
+        yield Placed(0, b"", len(self.comments), 0, self._scored(0))
+        for posted in self.comments:
+            below = self.descendants.get(posted, 0)
+            yield Placed(posted, self._nodes[posted], posted, below, self._scored(posted))
+
+    def _scored(self, posted: int) -> tuple[tuple[int, float], ...]:
+        return tuple((child, self._scores[child]) for child in self.children(posted))
+
+    def _placed(self, comment_id: UUID) -> Comment | None:
+        comment = self.thread.comments.get(comment_id)
+        return None if comment is None or comment.posted not in self.comments else comment
+
+    def _picked(self, posted: int, parent: int, shown: int, last: int) -> Picked:
+        children, below = len(self.children(posted)), self.descendants.get(posted, 0)
+        return Picked(posted, parent, self._nodes[posted], children, below, shown, last)
+
+    def _path(self, comment: Comment) -> list[UUID]:
+        """The ids of its last 32 ancestors, root first, then its own."""
+        path = [comment.id]
+        while comment.parent and len(path) <= PATH_LENGTH:
+            comment = self.comments[comment.parent]
+            path.append(comment.id)
+        path.reverse()
+        return path
+
+    def _rank(self, parent: int, posted: int, sort: Sort) -> int:
+        children = self.children(parent)
+        if posted not in self.comments or self.comments[posted].parent != parent:
+            raise CursorInvalid(f"version {posted} posted no comment of this list")
+        place = bisect_left(children, (self._scores[posted], posted), key=lambda c: (self._scores[c], c))
+        return len(children) - 1 - place if sort == "newest" else place
+
+    def _slice(self, parent: int, sort: Sort, start: int, count: int) -> Sequence[int]:
+        children = self.children(parent)
+        if sort == "oldest":
+            return children[start : start + count]
+        end = max(len(children) - start, 0)
+        return children[max(end - count, 0) : end][::-1]

@@ -1,0 +1,99 @@
+"""A site's settings: what may be set, and the fold of SiteSettingsChanged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+from schema.events.envelope import GENESIS, Recorded
+from schema.events.registry import UPCASTERS
+
+_Reason = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,49}$")]
+
+
+def _is_origin(value: str) -> str:
+    parts = urlsplit(value)
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or value != f"{parts.scheme}://{parts.netloc}"
+    ):
+        raise ValueError("an origin is a scheme and a host, as in https://news.example")
+    return value
+
+
+def _takes_id(value: str) -> str:
+    if "{id}" not in value:
+        raise ValueError("must contain {id}")
+    return value
+
+
+class SiteSettings(BaseModel):
+    """The settings that have an effect, with their defaults (contract, section 10)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    edit_window_seconds: Annotated[int, Field(ge=0, le=10 * 365 * 86400)] | None = 900
+    report_threshold: Annotated[int, Field(ge=1, le=1_000_000)] = 5
+    report_reasons: Annotated[list[_Reason], Field(min_length=1, max_length=50)] = [
+        "spam",
+        "abuse",
+        "off-topic",
+        "personal-data",
+        "other",
+    ]
+    open_threads: bool = True
+    comment_url: Annotated[str, StringConstraints(max_length=2048), AfterValidator(_takes_id)] = (
+        "{url}#comment-{id}"
+    )
+    origins: Annotated[list[Annotated[str, AfterValidator(_is_origin)]], Field(max_length=100)] = []
+    token_issuer: Annotated[str, StringConstraints(min_length=1, max_length=255)] | None = None
+    token_audience: Annotated[str, StringConstraints(min_length=1, max_length=255)] | None = None
+
+    @property
+    def edit_window(self) -> timedelta | None:
+        """How long an author may edit; None is without end."""
+        seconds = self.edit_window_seconds
+        return None if seconds is None else timedelta(seconds=seconds)
+
+    def takes_url(self, url: str) -> bool:
+        """Whether `url` lies on one of the site's origins (any, where none is set)."""
+        if not self.origins:
+            return True
+        parts = urlsplit(url)
+        return f"{parts.scheme}://{parts.netloc}" in self.origins
+
+    def changed(self, changes: Mapping[str, Any]) -> SiteSettings:
+        """These settings with `changes`. Raises pydantic.ValidationError."""
+        return SiteSettings.model_validate({**self.model_dump(), **changes})
+
+
+DEFAULTS: Final = SiteSettings()
+
+
+@dataclass(slots=True)
+class SiteState:
+    """A site's stream folded."""
+
+    stream_id: UUID
+    site: str = ""
+    version: int = 0
+    last_hash: bytes = GENESIS
+    settings: SiteSettings = DEFAULTS
+
+
+def evolve_site(site: SiteState, event: Recorded) -> None:
+    """Apply one event of the site's stream in place."""
+    payload = UPCASTERS.payload(event.type, event.schema_version, event.data)
+    if opens := payload.get("opens"):
+        site.site = opens["site"]
+    if event.type == "SiteSettingsChanged":
+        site.settings = site.settings.changed(payload["changes"])
+    site.version = event.version
+    site.last_hash = event.hash

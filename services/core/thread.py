@@ -1,0 +1,253 @@
+"""The state of a thread, and its fold.
+
+`evolve` serves everyone: the appender folds onto the few comments that its decisions need, the projector
+onto those that a batch touches, a replay onto the whole thread. Structure only: no text is opened here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final
+from uuid import UUID
+
+from schema.events.envelope import EPOCH, GENESIS, Recorded
+from schema.events.registry import UPCASTERS, PayloadInvalid, TypeUnknown
+from services.errors import PoisonEvent, UnknownEventType
+
+MAX_DEPTH: Final = 1000
+PATH_LENGTH: Final = 32
+"""How many ancestors a comment's `path` names."""
+
+
+class CommentState(StrEnum):
+    """Where a comment is in its life (contract, section 2)."""
+
+    VISIBLE = "visible"
+    HELD = "held"
+    HIDDEN = "hidden"
+    REMOVED = "removed"
+    DELETED = "deleted"
+    ERASED = "erased"
+
+
+FINAL: Final = frozenset({CommentState.REMOVED, CommentState.DELETED, CommentState.ERASED})
+
+
+@dataclass(slots=True)
+class Comment:
+    """One comment. `posted` is the version of the event that posted it, `parent` that of its parent's (0 for
+    a root), `version` that of the last event about it, `text_version` that of the event with its text."""
+
+    id: UUID
+    posted: int
+    parent: int
+    depth: int
+    created_at: datetime
+    author_id: str | None = None
+    key_id: UUID | None = None
+    text_mac: str = ""
+    state: CommentState = CommentState.VISIBLE
+    revision: int = 1
+    edited_at: datetime | None = None
+    edited_by: str | None = None
+    version: int = 0
+    text_version: int = 0
+    report_weight: float = 0.0
+    path: bytes = b""
+    """The ids of its last 32 ancestors, root first, 16 bytes each."""
+
+
+@dataclass(slots=True)
+class ThreadState:
+    """A thread's stream folded up to `version`, whole or as far as `comments` holds it."""
+
+    stream_id: UUID
+    site: str = ""
+    key: str = ""
+    version: int = 0
+    last_hash: bytes = GENESIS
+    recorded_at: datetime = EPOCH
+    title: str | None = None
+    url: str | None = None
+    described_by: str | None = None
+    closed: bool = False
+    visible: int = 0
+    comments: dict[UUID, Comment] = field(default_factory=dict)
+    reported: set[tuple[UUID, str]] = field(default_factory=set)
+
+
+def timestamp(when: datetime) -> str:
+    """RFC 3339 in UTC with microseconds and a Z."""
+    return when.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def evolve(thread: ThreadState, event: Recorded) -> Comment | None:
+    """Apply one event in place; the comment that it is about, if there is one.
+
+    Raises PoisonEvent where the event cannot follow this state, UnknownEventType where a newer release wrote
+    it. The state is then as it was.
+    """
+    if event.version != thread.version + 1:
+        raise _poison(event, f"follows version {thread.version}")
+    try:
+        payload = UPCASTERS.payload(event.type, event.schema_version, event.data)
+        apply = _APPLY.get(event.type)
+        if apply is None:
+            raise _poison(event, f"{event.type} is no event of a thread")
+        comment = apply(thread, event, payload)
+    except TypeUnknown as error:
+        raise UnknownEventType(event.stream_id, event.version, event.event_id, str(error)) from error
+    except (PayloadInvalid, KeyError, TypeError, ValueError) as error:
+        raise _poison(event, f"{type(error).__name__}: {error}") from error
+    thread.version = event.version
+    thread.last_hash = event.hash
+    thread.recorded_at = event.recorded_at
+    return comment
+
+
+def _poison(event: Recorded, reason: str) -> PoisonEvent:
+    return PoisonEvent(event.stream_id, event.version, event.event_id, reason)
+
+
+def _created_at(event: Recorded, payload: dict[str, Any]) -> datetime:
+    imported = payload.get("imported")
+    return event.recorded_at if imported is None else datetime.fromisoformat(imported["created_at"])
+
+
+def _open(thread: ThreadState, payload: dict[str, Any]) -> None:
+    if opens := payload.get("opens"):
+        thread.site, thread.key = opens["site"], opens["key"]
+
+
+def _add(thread: ThreadState, comment: Comment) -> Comment:
+    thread.comments[comment.id] = comment
+    if comment.state is CommentState.VISIBLE:
+        thread.visible += 1
+    return comment
+
+
+def _comment_posted(thread: ThreadState, event: Recorded, payload: dict[str, Any]) -> Comment:
+    created_at, text_mac = _created_at(event, payload), payload["text_mac"]
+    _open(thread, payload)
+    return _add(
+        thread,
+        Comment(
+            id=event.event_id,
+            posted=event.version,
+            parent=0,
+            depth=0,
+            created_at=created_at,
+            author_id=event.actor_id,
+            key_id=event.key_id,
+            text_mac=text_mac,
+            state=CommentState.DELETED if payload.get("tombstone") else CommentState.VISIBLE,
+            version=event.version,
+            text_version=event.version,
+        ),
+    )
+
+
+def _reply_posted(thread: ThreadState, event: Recorded, payload: dict[str, Any]) -> Comment:
+    parent_id = UUID(payload["parent_id"])
+    parent = thread.comments.get(parent_id)
+    return _add(
+        thread,
+        Comment(
+            id=event.event_id,
+            posted=event.version,
+            parent=payload["parent"],
+            depth=payload["depth"],
+            created_at=_created_at(event, payload),
+            author_id=event.actor_id,
+            key_id=event.key_id,
+            text_mac=payload["text_mac"],
+            version=event.version,
+            text_version=event.version,
+            path=b"" if parent is None else (parent.path + parent_id.bytes)[-16 * PATH_LENGTH :],
+        ),
+    )
+
+
+def _subject(thread: ThreadState, event: Recorded, payload: dict[str, Any]) -> Comment:
+    comment = thread.comments.get(UUID(payload["comment_id"]))
+    if comment is None:
+        raise _poison(event, f"no comment {payload['comment_id']}")
+    return comment
+
+
+def _move(thread: ThreadState, comment: Comment, state: CommentState) -> None:
+    thread.visible += (state is CommentState.VISIBLE) - (comment.state is CommentState.VISIBLE)
+    comment.state = state
+
+
+def _comment_edited(thread: ThreadState, event: Recorded, payload: dict[str, Any]) -> Comment:
+    comment = _subject(thread, event, payload)
+    comment.revision, comment.text_mac, comment.edited_by = (
+        payload["revision"],
+        payload["text_mac"],
+        payload["by"],
+    )
+    comment.edited_at = event.recorded_at
+    comment.version = comment.text_version = event.version
+    return comment
+
+
+def _comment_deleted(thread: ThreadState, event: Recorded, payload: dict[str, Any]) -> Comment:
+    comment = _subject(thread, event, payload)
+    _move(thread, comment, CommentState.DELETED)
+    comment.version = event.version
+    return comment
+
+
+def _comment_removed(thread: ThreadState, event: Recorded, payload: dict[str, Any]) -> Comment:
+    comment = _subject(thread, event, payload)
+    _move(thread, comment, CommentState.REMOVED)
+    comment.version = event.version
+    return comment
+
+
+def _comment_hidden(thread: ThreadState, event: Recorded, payload: dict[str, Any]) -> Comment:
+    comment = _subject(thread, event, payload)
+    _move(thread, comment, CommentState.HIDDEN)
+    comment.version = event.version
+    return comment
+
+
+def _comment_reported(thread: ThreadState, event: Recorded, payload: dict[str, Any]) -> Comment:
+    comment = _subject(thread, event, payload)
+    comment.report_weight += payload["weight"]
+    if event.actor_id is not None:
+        thread.reported.add((comment.id, event.actor_id))
+    comment.version = event.version
+    return comment
+
+
+def _thread_described(thread: ThreadState, _event: Recorded, payload: dict[str, Any]) -> None:
+    title, url, by = payload["title"], payload["url"], payload["by"]
+    _open(thread, payload)
+    thread.title, thread.url, thread.described_by = title, url, by
+
+
+def _thread_closed(thread: ThreadState, _event: Recorded, _payload: dict[str, Any]) -> None:
+    thread.closed = True
+
+
+def _thread_reopened(thread: ThreadState, _event: Recorded, _payload: dict[str, Any]) -> None:
+    thread.closed = False
+
+
+_APPLY: Final[dict[str, Callable[[ThreadState, Recorded, dict[str, Any]], Comment | None]]] = {
+    "CommentPosted": _comment_posted,
+    "ReplyPosted": _reply_posted,
+    "CommentEdited": _comment_edited,
+    "CommentDeleted": _comment_deleted,
+    "CommentRemoved": _comment_removed,
+    "CommentHidden": _comment_hidden,
+    "CommentReported": _comment_reported,
+    "ThreadDescribed": _thread_described,
+    "ThreadClosed": _thread_closed,
+    "ThreadReopened": _thread_reopened,
+}

@@ -1,0 +1,287 @@
+"""The appender: what queued meanwhile is one batch, and one batch is one transaction.
+
+There is no timer: while a batch commits, the next one gathers. The lane's lock makes positions visible in
+order and lets the decisions trust what they loaded; it is taken in a statement of its own, since a statement
+that waits for a lock and then reads would read from a snapshot taken before the wait.
+
+A batch whose connection breaks has an unknown fate. The next attempt takes the lock, which the old
+transaction holds until it has ended either way, and looks for one of the batch's events in its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+
+from services.core.commands import Command
+from services.errors import Overloaded, Refusal, ThreadlogError, Unavailable, WriteFailed
+from services.eventlog.batch import Appended, Batch, Outcome, SettingsCache, needs_of
+from services.eventlog.locks import LockClass
+from services.eventlog.queries import QUERIES
+
+_log = logging.getLogger(__name__)
+
+SESSION: Final = {
+    "application_name": "threadlog-appender",
+    "default_transaction_isolation": "read committed",
+    "jit": "off",
+    "lock_timeout": "3s",
+    "idle_in_transaction_session_timeout": "3s",
+    "transaction_timeout": "8s",
+    "tcp_user_timeout": "5s",
+    "synchronous_commit": "on",
+    "plan_cache_mode": "force_generic_plan",
+}
+"""Bounds after which Postgres ends an appender's transaction by itself: a host that freezes while it holds a
+lane stops that lane for seconds, not for ever."""
+
+_LOST: Final = (
+    OSError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.ConnectionDoesNotExistError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.exceptions.TransactionTimeoutError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.QueryCanceledError,
+    asyncpg.SerializationError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.TooManyConnectionsError,
+    TimeoutError,
+)
+"""After these the transaction may be tried again as it is."""
+
+
+class LaneMoved(ThreadlogError):
+    """The lane's head is not where the load saw it: somebody appends without the lock."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    command: Command
+    answer: asyncio.Future[Appended]
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """A batch that was sent: its outcomes, and where one of its events must be if it was committed."""
+
+    outcomes: list[Outcome]
+    stream_id: UUID
+    version: int
+    event_id: UUID
+    batch: Batch
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What followers of an appender are told after each batch. Times in seconds."""
+
+    lane: int
+    commands: int
+    events: int
+    refusals: tuple[Refusal, ...]
+    moved: list[UUID]
+    seconds: float
+
+
+class Appender:
+    """Appends to one lane. Many may exist, in many processes; the lane's lock puts them in a row."""
+
+    def __init__(
+        self,
+        database_url: str,
+        lane: int,
+        *,
+        on_committed: Callable[[Committed], None] = lambda _: None,
+        max_batch: int = 200,
+        max_queue: int = 4000,
+        patience: float = 10.0,
+    ) -> None:
+        """`patience`: seconds for which a command is tried again before it is answered with Unavailable."""
+        self.lane = lane
+        self._url = database_url
+        self._on_committed = on_committed
+        self._max_batch = max_batch
+        self._max_queue = max_queue
+        self._patience = patience
+        self._queue: deque[_Waiting] = deque()
+        self._filled = asyncio.Event()
+        self._settings = SettingsCache()
+        self._connection: asyncpg.Connection | None = None
+        self._statements: dict[str, asyncpg.prepared_stmt.PreparedStatement] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    @property
+    def queued(self) -> int:
+        """Commands that wait for their batch."""
+        return len(self._queue)
+
+    async def start(self) -> None:
+        """Connect and begin to take commands. Raises what asyncpg raises where Postgres is away."""
+        await self._connect()
+        self._task = asyncio.create_task(self._run(), name=f"appender-{self.lane}")
+
+    async def stop(self) -> None:
+        """Take no more, finish what was taken, disconnect."""
+        self._stopping = True
+        self._filled.set()
+        if self._task is not None:
+            await self._task
+        await self._disconnect()
+
+    async def submit(self, command: Command) -> Appended:
+        """Append what `command` adds, durably.
+
+        Raises the Refusal of the rules, Overloaded at once where the queue is full, Unavailable where
+        Postgres did not answer in time, WriteFailed where it refused this command alone.
+        """
+        if self._stopping:
+            raise Unavailable("this process is stopping")
+        if len(self._queue) >= self._max_queue:
+            raise Overloaded("the write queue")
+        answer: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+        self._queue.append(_Waiting(command, answer))
+        self._filled.set()
+        return await answer
+
+    async def _run(self) -> None:
+        while True:
+            if not self._queue:
+                if self._stopping:
+                    return
+                self._filled.clear()
+                await self._filled.wait()
+                continue
+            count = min(len(self._queue), self._max_batch)
+            batch = [self._queue.popleft() for _ in range(count)]
+            batch = [waiting for waiting in batch if not waiting.answer.done()]
+            if batch:
+                await self._settle(batch)
+
+    async def _settle(self, waiting: Sequence[_Waiting]) -> None:
+        """Give every command of a batch its answer, whatever happens to the connection."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        attempt: _Attempt | None = None
+        pause = 0.05
+        while True:
+            try:
+                connection = await self._connect()
+                await connection.execute("begin")
+                await self._statement("lock_lane").fetchval(int(LockClass.LANE), self.lane)
+                if attempt is not None and await self._was_committed(attempt):
+                    await connection.execute("rollback")
+                    self._answer(waiting, attempt, loop.time() - started)
+                    return
+                attempt = None
+                attempt = await self._decide(waiting)
+                if attempt.batch.writes:
+                    tag = await self._append(attempt.batch)
+                    if tag != "UPDATE 1":
+                        raise LaneMoved(f"lane {self.lane} moved under its lock")
+                    await connection.execute("commit")
+                else:
+                    await connection.execute("rollback")
+                self._answer(waiting, attempt, loop.time() - started)
+                return
+            except _LOST as error:
+                _log.warning("lane %d: %s: %s", self.lane, type(error).__name__, error)
+                await self._disconnect()
+                if loop.time() - started > self._patience:
+                    _fail(waiting, Unavailable("the log does not answer", retry_after=2))
+                    return
+                await asyncio.sleep(pause)  # backoff between attempts to reach Postgres
+                pause = min(pause * 2, 1.0)
+            except Exception as error:  # noqa: BLE001 - whatever it was, each command gets its answer
+                await self._disconnect()
+                if len(waiting) == 1:
+                    _log.exception("lane %d: a command failed", self.lane)
+                    _fail(waiting, WriteFailed(f"{type(error).__name__}: {error}"))
+                    return
+                _log.warning("lane %d: a batch of %d failed: %s; one by one", self.lane, len(waiting), error)
+                for one in waiting:
+                    await self._settle([one])
+                return
+
+    async def _decide(self, waiting: Sequence[_Waiting]) -> _Attempt:
+        needs = needs_of(one.command for one in waiting)
+        reports = sorted(needs.reports)
+        loaded = await self._statement("load").fetchrow(
+            self.lane,
+            list(needs.streams),
+            list(needs.comments),
+            [comment_id for comment_id, _ in reports],
+            [reporter_id for _, reporter_id in reports],
+            list(needs.key_macs),
+            list(needs.keys),
+        )
+        assert loaded is not None
+        batch = Batch(tuple(loaded), self.lane, self._settings)
+        outcomes = [batch.run(one.command) for one in waiting]
+        if batch.events:
+            first = batch.events[0]
+            return _Attempt(outcomes, first.stream_id, first.version, first.event_id, batch)
+        return _Attempt(outcomes, UUID(int=0), 0, UUID(int=0), batch)
+
+    async def _append(self, batch: Batch) -> str:
+        statement = self._statement("append")
+        await statement.fetch(*batch.arguments())
+        return str(statement.get_statusmsg())
+
+    async def _was_committed(self, attempt: _Attempt) -> bool:
+        found = await self._statement("event_at").fetchval(attempt.stream_id, attempt.version)
+        return bool(found == attempt.event_id)
+
+    def _answer(self, waiting: Sequence[_Waiting], attempt: _Attempt, seconds: float) -> None:
+        for one, outcome in zip(waiting, attempt.outcomes, strict=True):
+            if one.answer.done():
+                continue
+            if isinstance(outcome, Appended):
+                one.answer.set_result(outcome)
+            else:
+                one.answer.set_exception(outcome)
+        refusals = tuple(outcome for outcome in attempt.outcomes if isinstance(outcome, Refusal))
+        self._on_committed(
+            Committed(
+                self.lane, len(waiting), len(attempt.batch.events), refusals, attempt.batch.moved, seconds
+            )
+        )
+
+    async def _connect(self) -> asyncpg.Connection:
+        if self._connection is None or self._connection.is_closed():
+            self._statements.clear()
+            self._connection = await asyncpg.connect(
+                self._url, server_settings=SESSION, timeout=5, command_timeout=10, statement_cache_size=0
+            )
+            for name in ("lock_lane", "load", "append", "event_at"):
+                self._statements[name] = await self._connection.prepare(QUERIES[name])
+        return self._connection
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(*_LOST, asyncpg.PostgresError):
+                connection.terminate()
+
+    def _statement(self, name: str) -> Any:
+        return self._statements[name]
+
+
+def _fail(waiting: Sequence[_Waiting], error: ThreadlogError) -> None:
+    for one in waiting:
+        if not one.answer.done():
+            one.answer.set_exception(error)

@@ -1,0 +1,433 @@
+"""One batch of commands between the load and the append: pure, in memory.
+
+`Batch` holds the partial states that the load brought, decides the commands one after the other, folds what
+each adds so that the next one sees it, and gives the columns of the append statement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from schema.events.envelope import Recorded, canonical, chain
+from schema.events.registry import CONTRACTS
+from services.core.addresses import site_stream_id
+from services.core.commands import (
+    ChangeSettings,
+    ChangeThread,
+    Command,
+    DeleteComment,
+    EditComment,
+    PostComment,
+    ReportComment,
+    Rules,
+    Sealed,
+    ThreadCommand,
+)
+from services.core.decide import NewEvent, decide, decide_site
+from services.core.site import SiteSettings, SiteState, evolve_site
+from services.core.thread import Comment, CommentState, ThreadState, evolve
+from services.errors import IdempotencyKeyReused, KeyDestroyed, Refusal
+
+_LOADED_STREAM = 12
+Row = Sequence[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """A command's outcome once it is durable.
+
+    `version` is the stream's after it; `events` what it added (none for a no-op). `repeated` marks an answer
+    to an Idempotency-Key that was used before: `status` is then the first answer's. `comment` is the comment
+    that it was about, as far as the decision knew it.
+    """
+
+    event_id: UUID
+    version: int
+    events: tuple[Recorded, ...]
+    status: int
+    repeated: bool = False
+    comment: Comment | None = None
+    title: str | None = None
+    url: str | None = None
+
+
+Outcome = Appended | Refusal | KeyDestroyed
+
+
+@dataclass(slots=True)
+class Needs:
+    """What the load must bring for a batch."""
+
+    streams: set[UUID] = field(default_factory=set)
+    comments: set[UUID] = field(default_factory=set)
+    reports: set[tuple[UUID, str]] = field(default_factory=set)
+    key_macs: set[bytes] = field(default_factory=set)
+    keys: set[UUID] = field(default_factory=set)
+
+
+def text_of(command: Command) -> Sealed | None:
+    """What a command has sealed."""
+    match command:
+        case PostComment(text=sealed) | EditComment(text=sealed) | ReportComment(detail=sealed):
+            return sealed
+        case _:
+            return None
+
+
+def needs_of(commands: Iterable[Command]) -> Needs:
+    """What deciding `commands` takes from the decision state."""
+    needs = Needs()
+    for command in commands:
+        needs.streams.add(command.stream_id)
+        if isinstance(command, ThreadCommand):
+            needs.streams.add(site_stream_id(command.site))
+        if command.idempotency is not None:
+            needs.key_macs.add(command.idempotency.key_mac)
+        if (sealed := text_of(command)) is not None:
+            needs.keys.add(sealed.key_id)
+        match command:
+            case PostComment():
+                if command.parent_id is not None:
+                    needs.comments.add(command.parent_id)
+                if command.imported is not None:
+                    needs.comments.add(command.event_id)
+            case EditComment() | DeleteComment():
+                needs.comments.add(command.comment_id)
+            case ReportComment():
+                needs.comments.add(command.comment_id)
+                if command.actor.id is not None:
+                    needs.reports.add((command.comment_id, command.actor.id))
+            case ChangeThread() | ChangeSettings():
+                pass
+    return needs
+
+
+class SettingsCache:
+    """Parsed settings by site stream, kept while the load confirms their version. Bounded."""
+
+    def __init__(self, limit: int = 1024) -> None:
+        self._kept: dict[UUID, tuple[int, SiteSettings]] = {}
+        self._limit = limit
+
+    def of(self, stream_id: UUID, version: int, stored: str | None) -> SiteSettings:
+        """The settings of a site stream at `version`, which `stored` (JSON) holds."""
+        kept = self._kept.get(stream_id)
+        if kept is None or kept[0] != version:
+            if len(self._kept) >= self._limit:
+                self._kept.clear()
+            kept = (version, SiteSettings.model_validate_json(stored) if stored else SiteSettings())
+            self._kept[stream_id] = kept
+        return kept[1]
+
+
+class Batch:
+    """The decisions of one batch, on the state that its load brought."""
+
+    def __init__(self, loaded: Row, lane: int, settings: SettingsCache) -> None:
+        """`loaded` is the row of the `load` statement."""
+        self.lane = lane
+        self.head: int
+        self.now: datetime
+        self.head, self.now, streams, comments, reports, repeats, keys = loaded
+        self.events: list[Recorded] = []
+        self._threads: dict[UUID, ThreadState] = {}
+        self._sites: dict[UUID, SiteState] = {}
+        self._times: dict[UUID, datetime] = {}
+        self._moved: set[UUID] = set()
+        self._posted: dict[UUID, tuple[UUID, Comment]] = {}
+        self._changed: dict[UUID, Comment] = {}
+        self._reports: list[tuple[UUID, str, UUID, int]] = []
+        self._kept: list[tuple[bytes, bytes, UUID, UUID, int, int, datetime]] = []
+        self._living = set(keys)
+        self._repeats: dict[bytes, tuple[bytes, UUID, int, int]] = {
+            key_mac: (request_mac, event_id, version, status)
+            for key_mac, request_mac, event_id, version, status in repeats
+        }
+        for row in streams:
+            self._load_stream(row, settings)
+        for row in comments:
+            self._load_comment(row)
+        for comment_id, reporter_id in reports:
+            for thread in self._threads.values():
+                if comment_id in thread.comments:
+                    thread.reported.add((comment_id, reporter_id))
+
+    def _load_stream(self, row: Row, settings: SettingsCache) -> None:
+        stream_id, site, key, version, last_hash, recorded_at, closed, visible, by, title, url, stored = row
+        self._times[stream_id] = recorded_at
+        if key is None:
+            self._sites[stream_id] = SiteState(
+                stream_id, site, version, last_hash, settings.of(stream_id, version, stored)
+            )
+        else:
+            self._threads[stream_id] = ThreadState(
+                stream_id, site, key, version, last_hash, recorded_at, title, url, by, closed, visible
+            )
+
+    def _load_comment(self, row: Row) -> None:
+        thread = self._threads.get(row[1])
+        if thread is not None:
+            comment_id, _, posted, parent, depth, author, key_id, mac, state, *rest = row
+            revision, created_at, edited_at, edited_by, version, text_version, weight, path = rest
+            thread.comments[comment_id] = Comment(
+                id=comment_id,
+                posted=posted,
+                parent=parent,
+                depth=depth,
+                created_at=created_at,
+                author_id=author,
+                key_id=key_id,
+                text_mac=mac,
+                state=CommentState(state),
+                revision=revision,
+                edited_at=edited_at,
+                edited_by=edited_by,
+                version=version,
+                text_version=text_version,
+                report_weight=weight,
+                path=path,
+            )
+
+    def run(self, command: Command) -> Outcome:
+        """Decide one command and fold what it adds."""
+        key = command.idempotency
+        if key is not None and (first := self._repeats.get(key.key_mac)) is not None:
+            request_mac, event_id, version, status = first
+            if request_mac != key.request_mac:
+                return IdempotencyKeyReused("this Idempotency-Key was used for another request")
+            return Appended(event_id, version, (), status, repeated=True)
+        sealed = text_of(command)
+        if sealed is not None and sealed.key_id not in self._living:
+            return KeyDestroyed(sealed.key_id)
+        if isinstance(command, ThreadCommand):
+            outcome = self._run_thread(command)
+        else:
+            assert isinstance(command, ChangeSettings)
+            outcome = self._run_site(command)
+        if key is not None and isinstance(outcome, Appended):
+            kept = (key.request_mac, outcome.event_id, outcome.version, outcome.status)
+            self._repeats[key.key_mac] = kept
+            self._kept.append((key.key_mac, key.request_mac, command.stream_id, *kept[1:], self.now))
+        return outcome
+
+    def _run_thread(self, command: ThreadCommand) -> Outcome:
+        thread = self._threads.get(command.stream_id)
+        if thread is None:
+            thread = ThreadState(command.stream_id, command.site, command.key)
+        site = self._sites.get(site_stream_id(command.site))
+        rules = Rules(SiteSettings() if site is None else site.settings)
+        now = max(self.now, thread.recorded_at)
+        decision = decide(command, thread, now, rules)
+        if isinstance(decision, Refusal):
+            return decision
+        events = []
+        for new in decision:
+            event = self._place(command, new, thread.version + 1, thread.last_hash, now)
+            self._fold(thread, event)
+            events.append(event)
+        if events:
+            self._threads[command.stream_id] = thread
+            self._moved.add(command.stream_id)
+        about = command.event_id if isinstance(command, PostComment) else getattr(command, "comment_id", None)
+        return Appended(
+            command.event_id,
+            thread.version,
+            tuple(events),
+            command.success,
+            comment=None if about is None else thread.comments.get(about),
+            title=thread.title,
+            url=thread.url,
+        )
+
+    def _fold(self, thread: ThreadState, event: Recorded) -> None:
+        comment = evolve(thread, event)
+        if comment is None:
+            return
+        if comment.posted == event.version:
+            self._posted[comment.id] = (thread.stream_id, comment)
+        elif comment.id not in self._posted:
+            self._changed[comment.id] = comment
+        if event.type == "CommentReported" and event.actor_id is not None:
+            self._reports.append((comment.id, event.actor_id, thread.stream_id, event.version))
+
+    def _run_site(self, command: ChangeSettings) -> Outcome:
+        site = self._sites.get(command.stream_id) or SiteState(command.stream_id, command.site)
+        now = max(self.now, self._times.get(command.stream_id, self.now))
+        decision = decide_site(command, site)
+        if isinstance(decision, Refusal):
+            return decision
+        events = []
+        for new in decision:
+            event = self._place(command, new, site.version + 1, site.last_hash, now)
+            evolve_site(site, event)
+            events.append(event)
+        if events:
+            self._sites[command.stream_id] = site
+            self._times[command.stream_id] = now
+            self._moved.add(command.stream_id)
+        return Appended(command.event_id, site.version, tuple(events), command.success)
+
+    def _place(
+        self, command: Command, new: NewEvent, version: int, previous: bytes, now: datetime
+    ) -> Recorded:
+        """Give a decided event its place: version, hash, position."""
+        schema_version = CONTRACTS[new.type].schema_version
+        data = canonical(new.data)
+        event = Recorded(
+            stream_id=command.stream_id,
+            version=version,
+            event_id=new.event_id,
+            type=new.type,
+            schema_version=schema_version,
+            actor_id=new.actor_id,
+            correlation_id=command.correlation_id,
+            causation_id=new.causation_id,
+            recorded_at=now,
+            data=data,
+            sealed=new.sealed,
+            key_id=new.key_id,
+            hash=chain(
+                previous,
+                stream_id=command.stream_id,
+                version=version,
+                event_id=new.event_id,
+                type=new.type,
+                schema_version=schema_version,
+                actor_id=new.actor_id,
+                correlation_id=command.correlation_id,
+                causation_id=new.causation_id,
+                recorded_at=now,
+                data=data,
+                sealed=new.sealed,
+                key_id=new.key_id,
+            ),
+            lane=self.lane,
+            position=self.head + len(self.events) + 1,
+        )
+        self.events.append(event)
+        return event
+
+    @property
+    def writes(self) -> bool:
+        """Whether there is anything to append."""
+        return bool(self.events or self._kept)
+
+    @property
+    def moved(self) -> list[UUID]:
+        """The threads that the batch adds to: what a poke names."""
+        return [stream_id for stream_id in self._moved if stream_id in self._threads]
+
+    def arguments(self) -> list[Any]:
+        """The arguments of the `append` statement."""
+        events = [
+            (
+                e.stream_id,
+                e.version,
+                e.event_id,
+                e.type,
+                e.schema_version,
+                e.actor_id,
+                e.correlation_id,
+                e.causation_id,
+                e.recorded_at,
+                e.data,
+                e.sealed,
+                e.key_id,
+                e.hash,
+            )
+            for e in self.events
+        ]
+        posted = [
+            (
+                c.id,
+                stream_id,
+                c.posted,
+                c.parent,
+                c.depth,
+                c.author_id,
+                c.key_id,
+                c.text_mac,
+                c.state.value,
+                c.revision,
+                c.created_at,
+                c.edited_at,
+                c.edited_by,
+                c.version,
+                c.text_version,
+                c.report_weight,
+                c.path,
+            )
+            for stream_id, c in self._posted.values()
+        ]
+        changed = [
+            (
+                c.id,
+                c.text_mac,
+                c.state.value,
+                c.revision,
+                c.edited_at,
+                c.edited_by,
+                c.version,
+                c.text_version,
+                c.report_weight,
+            )
+            for _, c in sorted(self._changed.items())
+        ]
+        return [
+            self.lane,
+            self.head + len(self.events),
+            self.head,
+            *_columns(events, 13),
+            *_columns(list(self._stream_rows()), _LOADED_STREAM),
+            *_columns(posted, 17),
+            *_columns(changed, 9),
+            *_columns(self._reports, 4),
+            *_columns(self._kept, 7),
+        ]
+
+    def _stream_rows(self) -> Iterable[Row]:
+        for stream_id in sorted(self._moved):
+            if (t := self._threads.get(stream_id)) is not None:
+                yield (
+                    stream_id,
+                    t.site,
+                    t.key,
+                    t.version,
+                    t.last_hash,
+                    t.recorded_at,
+                    t.closed,
+                    t.visible,
+                    t.described_by,
+                    t.title,
+                    t.url,
+                    None,
+                )
+            else:
+                s = self._sites[stream_id]
+                stored = orjson.dumps(s.settings.model_dump()).decode()
+                time = self._times[stream_id]
+                yield (
+                    stream_id,
+                    s.site,
+                    None,
+                    s.version,
+                    s.last_hash,
+                    time,
+                    False,
+                    0,
+                    None,
+                    None,
+                    None,
+                    stored,
+                )
+
+
+def _columns(rows: Sequence[Row], width: int) -> list[list[Any]]:
+    """Rows as columns: what unnest takes."""
+    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]

@@ -1,0 +1,169 @@
+"""Author keys: what is personal in the log is sealed under its author's key.
+
+A key is 32 random bytes, stored wrapped by the master key (AES-256-GCM, bound to the key's id). Destroying
+a key erases what it sealed, in the log and in every copy of it. A key is made once, and never again once it
+is destroyed: the next text of the same author gets a new one.
+
+What is sealed is bound to its event and stream (the associated data), so that it opens nowhere else:
+nonce (12 bytes), ciphertext, tag (16).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+from base64 import b64decode
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+from uuid import UUID
+
+import asyncpg
+import orjson
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from services.core.commands import Sealed
+from services.errors import ConfigurationError, KeyDestroyed
+from services.eventlog.queries import QUERIES
+
+_NONCE: Final = 12
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+
+class SealBroken(ValueError):
+    """Sealed bytes do not open: damaged, moved to another event, or sealed by another key."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorKey:
+    """One author's living key."""
+
+    key_id: UUID
+    secret: bytes = field(repr=False)
+    cipher: AESGCM = field(repr=False, compare=False)
+
+    def seal(self, event_id: UUID, stream_id: UUID, text: dict[str, str]) -> bytes:
+        """`text` as JSON, encrypted, bound to the event."""
+        nonce = os.urandom(_NONCE)
+        return nonce + self.cipher.encrypt(nonce, orjson.dumps(text), event_id.bytes + stream_id.bytes)
+
+    def open(self, event_id: UUID, stream_id: UUID, sealed: bytes) -> dict[str, str]:
+        """What `seal` sealed. Raises SealBroken."""
+        try:
+            plain = self.cipher.decrypt(sealed[:_NONCE], sealed[_NONCE:], event_id.bytes + stream_id.bytes)
+        except (InvalidTag, ValueError) as error:
+            raise SealBroken(f"the text of event {event_id} does not open") from error
+        text: dict[str, str] = orjson.loads(plain)
+        return text
+
+    def mac(self, body: str) -> str:
+        """A keyed digest (16 bytes, hex) by which an unchanged text is known. It dies with the key."""
+        return hmac.new(self.secret, body.encode(), hashlib.sha256).hexdigest()[:32]
+
+    def sealed(self, event_id: UUID, stream_id: UUID, text: dict[str, str]) -> Sealed:
+        """`text` ready for a command."""
+        return Sealed(
+            self.seal(event_id, stream_id, text),
+            self.key_id,
+            self.mac(text["body"]) if "body" in text else "",
+        )
+
+
+class MasterKey:
+    """Wraps author keys and site secrets; derives the keys of HMACs. Losing it loses every text."""
+
+    def __init__(self, encoded: str) -> None:
+        """`encoded`: 32 bytes in base64. Raises ConfigurationError."""
+        try:
+            secret = b64decode(encoded, validate=True)
+        except ValueError as error:
+            raise ConfigurationError("THREADLOG_MASTER_KEY: is not base64") from error
+        if len(secret) != 32:
+            raise ConfigurationError("THREADLOG_MASTER_KEY: takes 32 bytes in base64")
+        self._secret = secret
+        self._cipher = AESGCM(self.derived("wrap"))
+
+    def derived(self, purpose: str) -> bytes:
+        """A key for one purpose: HMAC-SHA256 of the purpose's name."""
+        return hmac.new(self._secret, purpose.encode(), hashlib.sha256).digest()
+
+    def wrap(self, bound_to: bytes, secret: bytes) -> bytes:
+        """`secret` encrypted, to be opened only with the same `bound_to`."""
+        nonce = os.urandom(_NONCE)
+        return nonce + self._cipher.encrypt(nonce, secret, bound_to)
+
+    def unwrap(self, bound_to: bytes, wrapped: bytes) -> bytes:
+        """What `wrap` wrapped. Raises SealBroken where the master key is another."""
+        try:
+            return self._cipher.decrypt(wrapped[:_NONCE], wrapped[_NONCE:], bound_to)
+        except (InvalidTag, ValueError) as error:
+            raise SealBroken("a stored key does not open: is THREADLOG_MASTER_KEY the right one?") from error
+
+
+class Keyring:
+    """Author keys by author and by id, with a bounded cache of each."""
+
+    def __init__(self, pool: asyncpg.Pool[Any], master: MasterKey, limit: int = 20_000) -> None:
+        self._pool = pool
+        self._master = master
+        self._limit = limit
+        self._by_author: OrderedDict[tuple[str, str], AuthorKey] = OrderedDict()
+        self._by_id: OrderedDict[UUID, AuthorKey] = OrderedDict()
+
+    async def for_author(self, site: str, author_id: str) -> AuthorKey:
+        """The author's living key, made where there is none. Durable before it is returned."""
+        if (kept := self._by_author.get((site, author_id))) is not None:
+            self._by_author.move_to_end((site, author_id))
+            return kept
+        key_id = UUID(bytes=os.urandom(16), version=4)
+        wrapped = self._master.wrap(key_id.bytes, os.urandom(32))
+        await self._pool.execute(QUERIES["insert_author_key"], key_id, site, author_id, wrapped)
+        row = await self._pool.fetchrow(QUERIES["author_key"], site, author_id)
+        if row is None:  # destroyed between the two statements
+            return await self.for_author(site, author_id)
+        key = self._keep(row["key_id"], row["wrapped"])
+        _bounded(self._by_author, (site, author_id), key, self._limit)
+        return key
+
+    async def by_id(self, key_ids: Iterable[UUID]) -> dict[UUID, AuthorKey]:
+        """The living ones of these keys."""
+        found: dict[UUID, AuthorKey] = {}
+        missing: list[UUID] = []
+        for key_id in set(key_ids):
+            if (kept := self._by_id.get(key_id)) is not None:
+                found[key_id] = kept
+            else:
+                missing.append(key_id)
+        if missing:
+            for row in await self._pool.fetch(QUERIES["author_keys"], missing):
+                found[row["key_id"]] = self._keep(row["key_id"], row["wrapped"])
+        return found
+
+    async def one(self, key_id: UUID) -> AuthorKey:
+        """One key by its id. Raises KeyDestroyed."""
+        found = await self.by_id([key_id])
+        if key_id not in found:
+            raise KeyDestroyed(key_id)
+        return found[key_id]
+
+    def forget(self, key_id: UUID) -> None:
+        """Drop a key from the cache: the log said that it is gone."""
+        self._by_id.pop(key_id, None)
+        for author in [author for author, key in self._by_author.items() if key.key_id == key_id]:
+            del self._by_author[author]
+
+    def _keep(self, key_id: UUID, wrapped: bytes) -> AuthorKey:
+        secret = self._master.unwrap(key_id.bytes, wrapped)
+        key = AuthorKey(key_id, secret, AESGCM(secret))
+        _bounded(self._by_id, key_id, key, self._limit)
+        return key
+
+
+def _bounded(cache: OrderedDict[_K, _V], name: _K, value: _V, limit: int) -> None:
+    cache[name] = value
+    while len(cache) > limit:
+        cache.popitem(last=False)

@@ -1,0 +1,103 @@
+"""Reading the log."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from schema.events.envelope import Recorded
+from services.eventlog.queries import QUERIES
+
+NIL = UUID(int=0)
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadName:
+    """A thread as the log names it."""
+
+    stream_id: UUID
+    site: str
+    key: str
+    version: int
+
+
+class EventLog:
+    """The log's reading side, on a pool of connections (a standby will do)."""
+
+    def __init__(self, pool: asyncpg.Pool[Any]) -> None:
+        self._pool = pool
+
+    async def events_after(self, stream_id: UUID, version: int, limit: int) -> list[Recorded]:
+        """The events of a stream after `version`, oldest first, at most `limit`."""
+        rows = await self._pool.fetch(QUERIES["events_after"], stream_id, version, limit)
+        return [Recorded(*row) for row in rows]
+
+    async def pages(
+        self, stream_id: UUID, after: int = 0, to: int | None = None, size: int = 1000
+    ) -> AsyncIterator[list[Recorded]]:
+        """The events of a stream after version `after` up to `to` (None: the end), `size` at a time."""
+        while to is None or after < to:
+            limit = size if to is None else min(size, to - after)
+            events = await self.events_after(stream_id, after, limit)
+            if events:
+                yield events
+                after = events[-1].version
+            if len(events) < limit:
+                return
+
+    async def events_at(self, stream_id: UUID, versions: list[int]) -> list[Recorded]:
+        """The events of a stream at these versions."""
+        rows = await self._pool.fetch(QUERIES["events_at"], stream_id, versions)
+        return [Recorded(*row) for row in rows]
+
+    async def text_versions(self, stream_id: UUID, comment_id: UUID, limit: int = 1000) -> list[int]:
+        """The versions of the events that gave a comment its texts, oldest first, at most `limit`."""
+        rows = await self._pool.fetch(QUERIES["text_versions"], stream_id, comment_id, limit)
+        return [row["version"] for row in rows]
+
+    async def by_position(self, lane: int, after: int, limit: int) -> list[Recorded]:
+        """The events of a lane after position `after`, in order, at most `limit`."""
+        rows = await self._pool.fetch(QUERIES["events_by_position"], lane, after, limit)
+        return [Recorded(*row) for row in rows]
+
+    async def head(self, stream_id: UUID) -> tuple[int, bytes] | None:
+        """Version and hash of a stream's last event; None for a stream without events."""
+        row = await self._pool.fetchrow(QUERIES["head"], stream_id)
+        return None if row is None else (row["version"], row["hash"])
+
+    async def heads(self, stream_ids: Iterable[UUID]) -> dict[UUID, int]:
+        """The versions of these streams; those without events are left out."""
+        rows = await self._pool.fetch(QUERIES["heads"], list(stream_ids))
+        return {row["stream_id"]: row["version"] for row in rows}
+
+    async def threads(self, site: str | None, after: UUID = NIL, limit: int = 1000) -> list[ThreadName]:
+        """Threads in the order of their stream ids, of one site or of all."""
+        rows = await self._pool.fetch(QUERIES["threads"], after, site, limit)
+        return [ThreadName(*row) for row in rows]
+
+    async def lanes(self) -> dict[int, int]:
+        """Each lane's head: the position of its last event."""
+        return {row["lane"]: row["head"] for row in await self._pool.fetch(QUERIES["lanes"])}
+
+    async def comment_key(self, stream_id: UUID, comment_id: UUID) -> tuple[str | None, UUID | None] | None:
+        """Who wrote a comment, and the key that its text is sealed under; None where there is no such
+        comment in this thread."""
+        row = await self._pool.fetchrow(QUERIES["comment_key"], comment_id, stream_id)
+        return None if row is None else (row["author_id"], row["key_id"])
+
+    async def comments_of(self, stream_id: UUID) -> list[asyncpg.Record]:
+        """The decision state's comments of a thread, by posting version: what `verify` compares."""
+        return list(await self._pool.fetch(QUERIES["comments_of"], stream_id))
+
+    async def stream(self, stream_id: UUID) -> asyncpg.Record | None:
+        """The decision state's row of a stream."""
+        return await self._pool.fetchrow(QUERIES["stream"], stream_id)
+
+    async def reports_of(self, stream_id: UUID) -> set[tuple[UUID, str]]:
+        """Who reported which comments of a thread, in the decision state."""
+        rows = await self._pool.fetch(QUERIES["reports_of"], stream_id)
+        return {(row["comment_id"], row["reporter_id"]) for row in rows}

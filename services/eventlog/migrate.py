@@ -1,0 +1,85 @@
+"""Bringing a database to the schema that this release runs on. Forward only.
+
+The migrations are numbered .sql files in `schema/migrations`, applied by pogo-core, each in its own
+transaction, under an advisory lock so that two hosts that start at once do not apply them twice.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Final, cast
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+from pogo_core.error import BadMigrationError
+from pogo_core.util import migrate as pogo
+from pogo_core.util.sql import ensure_pogo_sync, get_applied_migrations
+
+import schema
+from services.errors import SchemaMismatch
+from services.eventlog.locks import LockClass
+
+MIGRATIONS: Final = Path(schema.__file__).parent / "migrations"
+Connection = asyncpg.Connection | PoolConnectionProxy
+_log = logging.getLogger(__name__)
+_MINIMUM_SERVER: Final = 170000
+
+
+def known() -> list[str]:
+    """The names of all migrations of this release, in order."""
+    return sorted(path.stem for path in MIGRATIONS.glob("*.sql"))
+
+
+async def applied(connection: Connection) -> set[str]:
+    """The names of the migrations that this database has."""
+    if await connection.fetchval("select to_regclass('_pogo_migration')") is None:
+        return set()
+    return await get_applied_migrations(cast(asyncpg.Connection, connection), schema_name="public")
+
+
+async def migrate(database_url: str, lanes: int = 1) -> list[str]:
+    """Apply what is missing; the names of what was applied. `lanes` counts only for a new database.
+
+    Raises SchemaMismatch where the server is older than PostgreSQL 17 or a migration fails.
+    """
+    connection = await asyncpg.connect(database_url)
+    try:
+        server = int(await connection.fetchval("show server_version_num"))
+        if server < _MINIMUM_SERVER:
+            raise SchemaMismatch(f"PostgreSQL 17 or later is needed; this is {server // 10000}")
+        await connection.execute("select pg_advisory_lock($1, 0)", int(LockClass.MIGRATION))
+        before = await applied(connection)
+        await ensure_pogo_sync(connection)
+        try:
+            await pogo.apply(connection, MIGRATIONS, schema_name="public", logger=_log)
+        except BadMigrationError as error:
+            raise SchemaMismatch(f"{error}: {error.__cause__}") from error
+        await _settle_lanes(connection, lanes)
+        await connection.execute("select ensure_partitions(now())")
+        return sorted(await applied(connection) - before)
+    finally:
+        await connection.close()
+
+
+async def _settle_lanes(connection: asyncpg.Connection, lanes: int) -> None:
+    """The number of lanes is fixed when the database is made: streams never change theirs."""
+    async with connection.transaction():
+        await connection.execute(
+            "insert into database_facts values ('lanes', $1) on conflict do nothing", str(lanes)
+        )
+        settled = int(await connection.fetchval("select value from database_facts where name = 'lanes'"))
+        await connection.execute(
+            "insert into lanes (lane) select generate_series(0, $1::int - 1) on conflict do nothing", settled
+        )
+
+
+async def check(connection: Connection) -> int:
+    """The database's number of lanes, once its schema is known to be at least this release's.
+
+    Raises SchemaMismatch. A newer schema is fine: release N runs beside N + 1.
+    """
+    missing = [name for name in known() if name not in await applied(connection)]
+    if missing:
+        raise SchemaMismatch(f"the database lacks {', '.join(missing)}: run `threadlog migrate`")
+    return int(await connection.fetchval("select value from database_facts where name = 'lanes'"))

@@ -1,0 +1,208 @@
+"""Folding events into what the view stores: structure first, then text.
+
+`evolve` folds the structure without opening anything. `Texts` then opens and renders the texts of the
+comments that are to be written, each once, in its last version.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+from uuid import UUID
+
+import orjson
+
+from schema.events.envelope import Recorded, chain_of
+from services.core.node import NO_AUTHOR, NO_TEXT, author_fragment, decode, encode, text_fragment
+from services.core.thread import Comment, ThreadState, evolve
+from services.errors import PoisonEvent, StreamBroken
+from services.eventlog.keys import AuthorKey, Keyring, SealBroken
+from services.eventlog.log import EventLog
+from services.readmodel.records import Touched
+
+CHUNK: Final = 1000
+"""Events read, folded and written together."""
+
+OFF_LOOP: Final = 100
+"""More events or comments than this are worked on in a thread, away from the event loop."""
+
+Fragments = tuple[bytes, bytes]
+"""A comment's author and text, as its node holds them."""
+
+
+@dataclass(slots=True)
+class Folded:
+    """One chunk folded: the comments it touched by posting version, which of them are new, and by how much
+    the number of comments below each ancestor grew."""
+
+    touched: dict[int, Comment] = field(default_factory=dict)
+    added: list[Comment] = field(default_factory=list)
+    descendants: dict[int, int] = field(default_factory=dict)
+
+
+def verify_chain(previous: bytes, version: int, events: Iterable[Recorded]) -> None:
+    """Check that `events` follow version `version`, whose hash is `previous`, densely and chained.
+
+    Raises StreamBroken at the first that does not.
+    """
+    for event in events:
+        version += 1
+        if event.version != version:
+            raise StreamBroken(event.stream_id, version, "the version is missing")
+        if chain_of(previous, event) != event.hash:
+            raise StreamBroken(event.stream_id, version, "the hash chain does not hold")
+        previous = event.hash
+
+
+def subjects(events: Sequence[Recorded]) -> tuple[set[UUID], set[int]]:
+    """What a chunk needs of the view: the ids of the older comments that it is about, and the posting
+    versions of those that it replies to."""
+    first = events[0].version
+    ids: set[UUID] = set()
+    parents: set[int] = set()
+    for event in events:
+        try:
+            payload = orjson.loads(event.data)
+            if event.type == "ReplyPosted" and payload["parent"] < first:
+                parents.add(payload["parent"])
+            elif "comment_id" in payload and payload["posted"] < first:
+                ids.add(UUID(payload["comment_id"]))
+        except (KeyError, TypeError, ValueError):
+            continue  # the fold meets it again, and names it as poison
+    return ids, parents
+
+
+def resume(thread: ThreadState, touched: Touched) -> tuple[dict[int, int], dict[int, Fragments]]:
+    """Lay what the view holds into `thread`; the parent of each posting version, and the known fragments."""
+    parents: dict[int, int] = {}
+    known: dict[int, Fragments] = {}
+    for comment_id, (posted, raw) in touched.nodes.items():
+        node = decode(raw)
+        thread.comments[comment_id] = node.comment(posted)
+        known[posted] = (node.author, node.text)
+    for posted, chain in touched.chains.items():
+        below = posted
+        for above in (*chain, 0):
+            parents[below] = above
+            below = above
+    return parents, known
+
+
+def evolve_all(thread: ThreadState, events: Iterable[Recorded]) -> None:
+    """Fold events onto the whole state of a thread. Raises PoisonEvent, UnknownEventType."""
+    for event in events:
+        evolve(thread, event)
+
+
+def fold(thread: ThreadState, parents: dict[int, int], events: Sequence[Recorded]) -> Folded:
+    """Fold a chunk's structure onto the part of `thread` that a view gave; `parents` grows by what is posted.
+
+    Raises PoisonEvent, UnknownEventType.
+    """
+    folded = Folded()
+    for event in events:
+        comment = evolve(thread, event)
+        if comment is None:
+            continue
+        folded.touched[comment.posted] = comment
+        if comment.posted != event.version:
+            continue
+        folded.added.append(comment)
+        parents[comment.posted] = above = comment.parent
+        while above:
+            folded.descendants[above] = folded.descendants.get(above, 0) + 1
+            if above not in parents:
+                reason = f"no comment was posted at version {above}"
+                raise PoisonEvent(event.stream_id, event.version, event.event_id, reason)
+            above = parents[above]
+    return folded
+
+
+class Texts:
+    """Opens and renders the texts of comments."""
+
+    def __init__(self, log: EventLog, keyring: Keyring) -> None:
+        self._log = log
+        self._keyring = keyring
+
+    async def nodes(
+        self,
+        stream_id: UUID,
+        comments: Sequence[Comment],
+        *,
+        events: Mapping[int, Recorded],
+        known: Mapping[int, Fragments],
+    ) -> dict[int, bytes]:
+        """The node of each comment, by posting version.
+
+        `known` holds the fragments of comments whose text a view has, `events` those events that are at hand;
+        the others are read from the log. Raises PoisonEvent where a text does not open.
+        """
+        wanted = {version for comment in comments for version in _sources(comment, known)}
+        at_hand = {version: events[version] for version in wanted if version in events}
+        missing = sorted(wanted - at_hand.keys())
+        if missing:
+            for event in await self._log.events_at(stream_id, missing):
+                at_hand[event.version] = event
+        keys = await self._keyring.by_id(
+            event.key_id for event in at_hand.values() if event.key_id is not None
+        )
+        if len(comments) > OFF_LOOP:
+            return await asyncio.to_thread(_nodes, comments, at_hand, keys, known)
+        return _nodes(comments, at_hand, keys, known)
+
+
+def _sources(comment: Comment, known: Mapping[int, Fragments]) -> tuple[int, ...]:
+    """The versions of the events that a comment's author and text are taken from."""
+    if comment.posted in known:
+        return (comment.text_version,) if comment.text_version else ()
+    return (comment.posted, comment.text_version)
+
+
+def _nodes(
+    comments: Sequence[Comment],
+    events: Mapping[int, Recorded],
+    keys: Mapping[UUID, AuthorKey],
+    known: Mapping[int, Fragments],
+) -> dict[int, bytes]:
+    return {c.posted: encode(c, *_fragments(c, events, keys, known)) for c in comments}
+
+
+def _fragments(
+    comment: Comment,
+    events: Mapping[int, Recorded],
+    keys: Mapping[UUID, AuthorKey],
+    known: Mapping[int, Fragments],
+) -> Fragments:
+    edited = comment.text_version not in (0, comment.posted)
+    kept = known.get(comment.posted)
+    if kept is not None:
+        author, text = kept
+    else:
+        posting = open_text(events[comment.posted], keys)
+        if posting is None:
+            return NO_AUTHOR, NO_TEXT
+        author = author_fragment(comment.author_id, posting["name"], posting.get("avatar"))
+        text = NO_TEXT if edited else text_fragment(posting["body"])
+    if edited:
+        edit = open_text(events[comment.text_version], keys)
+        text = NO_TEXT if edit is None else text_fragment(edit["body"])
+    return author, text
+
+
+def open_text(event: Recorded, keys: Mapping[UUID, AuthorKey]) -> dict[str, str] | None:
+    """What is sealed in an event; None where nothing is, or where its key is destroyed.
+
+    Raises PoisonEvent where it does not open.
+    """
+    if event.sealed is None or event.key_id is None:
+        return None
+    key = keys.get(event.key_id)
+    if key is None:
+        return None
+    try:
+        return key.open(event.event_id, event.stream_id, event.sealed)
+    except SealBroken as error:
+        raise PoisonEvent(event.stream_id, event.version, event.event_id, str(error)) from error

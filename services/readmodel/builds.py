@@ -1,0 +1,143 @@
+"""A view built afresh beside the one that is read, and the unlinking of what is no longer a view.
+
+A build's keys are nobody's until `switch` writes the head. A process that dies before leaves them behind, so
+each build is first entered in the `builds` registry, and `sweep` retires what was not written for an hour.
+Retiring deletes the nodes in the same script that sees that no head names the build: a builder who only slept
+finds its build gone at the switch, and never makes a view of what is left of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable
+from dataclasses import replace
+from typing import Final, cast
+from uuid import UUID
+
+from redis.asyncio import Redis
+
+from services.readmodel import keys
+from services.readmodel.lua import NOBODY, Scripts, changed, described, expectation
+from services.readmodel.records import Changes, Head, Outcome
+
+ABANDONED_SECONDS: Final = 3600
+"""A build that nobody wrote for this long is abandoned. Longer than clocks differ."""
+
+_REGISTER_SECONDS: Final = 60
+_SLICE: Final = 500
+
+
+class Build:
+    """A view under construction: `write` all its comments, each once, then `switch` to it or `discard` it."""
+
+    def __init__(self, redis: Redis, scripts: Scripts, stream_id: UUID) -> None:
+        self.token = secrets.token_hex(4)
+        self._redis = redis
+        self._scripts = scripts
+        self._stream_id = stream_id
+        self._keys = [
+            keys.head(stream_id),
+            keys.nodes(stream_id, self.token),
+            keys.ids(stream_id, self.token),
+            keys.descendants(stream_id, self.token),
+            keys.children(stream_id, self.token),
+        ]
+        self._nodes = self._ids = 0
+        self._registered = float("-inf")
+        self._sending: asyncio.Future[object] | None = None
+
+    async def write(self, changes: Changes) -> None:
+        """Send `changes`, once those before them are written; the next may be prepared meanwhile.
+
+        Raises redis.exceptions.RedisError, perhaps for the changes before.
+        """
+        arguments = [*NOBODY, "", "", "", "", *changed(changes)]
+        self._nodes += len(changes.nodes)
+        self._ids += len(changes.added)
+        await self._written()
+        now = time.monotonic()
+        if now - self._registered > _REGISTER_SECONDS:
+            await register(self._redis, self._stream_id, self.token)
+            self._registered = now
+        self._sending = asyncio.ensure_future(self._scripts.write(self._keys, arguments))
+        await asyncio.sleep(0)  # lets it go out
+
+    async def switch(self, expected: Head | None, new: Head) -> Outcome:
+        """Make this the thread's view, in the place of `expected` (None: of none), and unlink that one.
+
+        `new.build` is filled in. Unless APPLIED, this build is discarded.
+        """
+        await self._written()
+        new = replace(new, build=self.token)
+        if expected is not None:
+            await register(self._redis, self._stream_id, expected.build)
+        arguments = [
+            *expectation(expected),
+            *(new.version, new.hash, new.build),
+            *described(new),
+            *(self._nodes, self._ids),
+        ]
+        answer = await self._scripts.switch(self._keys[:3], arguments)
+        outcome = Outcome(cast(bytes, answer).decode())
+        if outcome is not Outcome.APPLIED:
+            # Where the client sent the script twice, this build may be the view after all: it then stays.
+            await retire(self._redis, self._scripts, self._stream_id, self.token)
+            return outcome
+        if expected is not None:
+            await retire(self._redis, self._scripts, self._stream_id, expected.build)
+        await forget(self._redis, self._stream_id, self.token)
+        return outcome
+
+    async def discard(self) -> None:
+        """Unlink what was written."""
+        if self._sending is not None:
+            await asyncio.wait([self._sending])
+            self._sending.exception()
+            self._sending = None
+        await retire(self._redis, self._scripts, self._stream_id, self.token)
+
+    async def _written(self) -> None:
+        sending, self._sending = self._sending, None
+        if sending is not None:
+            await sending
+
+
+async def register(redis: Redis, stream_id: UUID, build: str) -> None:
+    """Enter a build that may soon be nobody's, before it is."""
+    await redis.zadd(keys.BUILDS, {f"{stream_id.hex}:{build}": time.time()})
+
+
+async def forget(redis: Redis, stream_id: UUID, build: str) -> None:
+    """Take a build that is a view, or gone, out of the registry."""
+    await redis.zrem(keys.BUILDS, f"{stream_id.hex}:{build}")
+
+
+async def retire(redis: Redis, scripts: Scripts, stream_id: UUID, build: str, *, drop: bool = False) -> None:
+    """Unlink a registered build in slices, unless it is the thread's view; with `drop`, even then."""
+    names = [keys.head(stream_id), keys.nodes(stream_id, build), keys.ids(stream_id, build)]
+    if await scripts.retire(names, [build, "drop" if drop else ""]):
+        below = keys.descendants(stream_id, build)
+        cursor = -1
+        while cursor:
+            answer = await cast(
+                Awaitable[tuple[int, dict[bytes, bytes]]],
+                redis.hscan(below, cursor=max(cursor, 0), count=_SLICE),
+            )
+            cursor, parents = answer
+            if parents:
+                await redis.unlink(*(keys.children(stream_id, build, parent.decode()) for parent in parents))
+        # The counts go last: they name the keys above, should this be cut short and begun again.
+        await redis.unlink(keys.children(stream_id, build, 0), below)
+    await forget(redis, stream_id, build)
+
+
+async def sweep(redis: Redis, scripts: Scripts, limit: int = 100) -> int:
+    """Retire up to `limit` abandoned builds, as a crash leaves them; how many there were."""
+    until = time.time() - ABANDONED_SECONDS
+    abandoned = cast(list[bytes], await redis.zrangebyscore(keys.BUILDS, "-inf", until, start=0, num=limit))
+    for member in abandoned:
+        stream, build = member.decode().split(":")
+        await retire(redis, scripts, UUID(stream), build)
+    return len(abandoned)

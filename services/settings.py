@@ -1,0 +1,118 @@
+"""Configuration: environment variables named THREADLOG_…, checked before anything starts.
+
+`docs/configuration.md` lists them in one table; a test compares it with this class.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, IPvAnyNetwork, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services.errors import ConfigurationError
+
+PREFIX: Final = "THREADLOG_"
+
+
+def _scheme(*allowed: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if urlsplit(value).scheme not in allowed:
+            raise ValueError(f"takes an address that begins with {' or '.join(a + '://' for a in allowed)}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _is_key(value: SecretStr) -> SecretStr:
+    try:
+        size = len(b64decode(value.get_secret_value(), validate=True))
+    except ValueError as error:
+        raise ValueError("takes 32 random bytes in base64") from error
+    if size != 32:
+        raise ValueError("takes 32 random bytes in base64")
+    return value
+
+
+PostgresUrl = Annotated[str, _scheme("postgres", "postgresql")]
+RedisUrl = Annotated[str, _scheme("redis", "rediss", "unix")]
+
+
+class Settings(BaseSettings):
+    """Every setting, with its default and its bounds."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="ignore", frozen=True, hide_input_in_errors=True
+    )
+
+    database_url: PostgresUrl = Field(description="The log's Postgres (17 or later).")
+    log_read_url: PostgresUrl | None = Field(
+        None, description="A standby of it for verify, replay and the log's readers; the primary where unset."
+    )
+    redis_url: RedisUrl = Field(description="The views' Redis (7 or later) or Valkey.")
+    broker_url: RedisUrl | None = Field(
+        None,
+        description="The messages' Redis. Better another server; where unset, the views' server, database 1.",
+    )
+    master_key: Annotated[SecretStr, AfterValidator(_is_key)] = Field(
+        description="32 random bytes in base64; wraps every author's key. Losing it loses every text."
+    )
+    host: str = Field("127.0.0.1", description="The address that the API listens on.")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(8080, description="The port that the API listens on.")
+    metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
+        None, description="Where `worker` serves /metrics; nowhere where unset."
+    )
+    metrics_networks: list[IPvAnyNetwork] = Field(
+        default_factory=lambda: ["127.0.0.0/8", "::1/128"],
+        validate_default=True,
+        description="Networks, as a JSON list, whose clients may read the API's /metrics.",
+    )
+    lanes: Annotated[int, Field(ge=1, le=64)] = Field(
+        1, description="Lanes of a new database; `migrate` fixes the number for good."
+    )
+    pool_size: Annotated[int, Field(ge=2, le=200)] = Field(
+        8, description="Postgres connections of one process, beside one for each lane."
+    )
+    max_queue: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        4000, description="Commands that wait in one process before it answers 503."
+    )
+    max_batch: Annotated[int, Field(ge=1, le=1000)] = Field(
+        200, description="Commands in one transaction, at most."
+    )
+    worker_processes: Annotated[int, Field(ge=1, le=64)] = Field(1, description="Processes of `worker`.")
+    worker_threads: Annotated[int, Field(ge=1, le=64)] = Field(
+        8, description="Messages that one worker process handles at once."
+    )
+    log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = Field(
+        "info", description="debug, info, warning or error."
+    )
+
+    @property
+    def broker(self) -> str:
+        """Where the messages are, the default made explicit."""
+        if self.broker_url is not None:
+            return self.broker_url
+        parts = urlsplit(self.redis_url)
+        if parts.scheme == "unix":
+            return f"{parts.scheme}://{parts.path}?db=1"
+        return parts._replace(path="/1").geturl()
+
+    @classmethod
+    def load(cls, **given: Any) -> Settings:
+        """The settings of this process's environment.
+
+        Raises ConfigurationError with a line for each variable that is missing or wrong, values left out.
+        """
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            lines = []
+            for one in error.errors():
+                name = PREFIX + ".".join(map(str, one["loc"])).upper()
+                what = "is not set" if one["type"] == "missing" else one["msg"].removeprefix("Value error, ")
+                lines.append(f"{name}: {what}")
+            raise ConfigurationError("\n".join(lines)) from error
+        except Exception as error:  # pydantic-settings' own error for a list that is not JSON
+            raise ConfigurationError(f"{PREFIX}…: {error}") from error

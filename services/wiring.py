@@ -1,0 +1,103 @@
+"""The composition root: what a process needs, made from its settings and closed in the right order."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from services.eventlog.keys import Keyring, MasterKey
+from services.eventlog.log import EventLog
+from services.eventlog.migrate import check
+from services.eventlog.sites import Sites
+from services.projection.advance import Projector
+from services.projection.reader import ThreadReader
+from services.readmodel.views import Views
+from services.settings import Settings
+
+READER_SESSION = {
+    "application_name": "threadlog",
+    "jit": "off",
+    "statement_timeout": "30s",
+    "idle_in_transaction_session_timeout": "30s",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What both the API and the workers stand on."""
+
+    settings: Settings
+    lanes: int
+    pool: asyncpg.Pool[Any]
+    redis: Redis
+    master: MasterKey
+    keyring: Keyring
+    sites: Sites
+    log: EventLog
+    views: Views
+    projector: Projector
+    reader: ThreadReader
+
+
+@asynccontextmanager
+async def resources(settings: Settings) -> AsyncIterator[Resources]:
+    """Connect to Postgres and Redis.
+
+    Raises OSError or asyncpg's errors where Postgres is away, SchemaMismatch where its schema is older than
+    this release. Redis may be away: it is disposable.
+    """
+    master = MasterKey(settings.master_key.get_secret_value())
+    async with asyncpg.create_pool(
+        settings.database_url,
+        min_size=1,
+        max_size=settings.pool_size,
+        timeout=5,
+        command_timeout=30,
+        server_settings=READER_SESSION,
+    ) as pool:
+        async with pool.acquire() as connection:
+            lanes = await check(connection)
+        redis = connect_redis(settings.redis_url)
+        try:
+            log = EventLog(pool)
+            keyring = Keyring(pool, master)
+            views = Views(redis)
+            projector = Projector(log, keyring, views)
+            yield Resources(
+                settings=settings,
+                lanes=lanes,
+                pool=pool,
+                redis=redis,
+                master=master,
+                keyring=keyring,
+                sites=Sites(pool, master),
+                log=log,
+                views=views,
+                projector=projector,
+                reader=ThreadReader(log, keyring, views, projector),
+            )
+        finally:
+            await redis.aclose()
+
+
+def connect_redis(url: str) -> Redis:
+    """A client with bounded connections and waits. Commands are not retried: callers know what may be."""
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=32,
+        timeout=2,
+        socket_timeout=5,
+        socket_connect_timeout=1,
+        retry=Retry(NoBackoff(), 0),
+    )
+    return Redis.from_pool(pool)
+
+
+__all__ = ["Resources", "connect_redis", "resources"]

@@ -1,0 +1,336 @@
+"""The views in Redis: compare-and-set, builds and their remains, what happens when parts go missing."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from uuid import UUID
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import OutOfMemoryError
+
+from services.core.page import FoldIndex, PageRequest
+from services.core.thread import CommentState
+from services.readmodel import keys
+from services.readmodel.builds import ABANDONED_SECONDS
+from services.readmodel.views import Changes, Head, One, Outcome, Views, whole
+from tests.threads import STREAM, Said, add, comment_id, index_of, node_of, thread_of
+
+OTHER = UUID(int=7)
+Contents = dict[bytes, dict[bytes, bytes | float]]
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    async with Redis.from_url(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def views(redis: Redis) -> Views:
+    return Views(redis)
+
+
+def forum(depth: int = 3) -> FoldIndex:
+    """A chain of `depth` comments, and a root beside it."""
+    return index_of(thread_of([*(Said(number) for number in range(depth)), Said()]))
+
+
+async def written(views: Views, index: FoldIndex, expected: Head | None = None) -> Head:
+    build = views.build(STREAM)
+    for changes in whole(index):
+        await build.write(changes)
+    assert await build.switch(expected, Head.of(index.thread)) is Outcome.APPLIED
+    head = await views.head(STREAM)
+    assert head is not None
+    return head
+
+
+def reply(index: FoldIndex, parent: int) -> tuple[Head, Changes]:
+    """The thread's next comment, below `parent`, as the head and the changes that it makes."""
+    thread = index.thread
+    comment = add(thread, Said(parent, second=60), thread.version + 1)
+    above, ancestors = parent, []
+    while above:
+        ancestors.append(above)
+        above = index.comments[above].parent
+    changes = Changes()
+    changes.add(comment, node_of(comment), ancestors)
+    return Head.of(thread), changes
+
+
+async def contents(redis: Redis) -> Contents:
+    """Every element of every key of the thread."""
+    found: Contents = {}
+    async for key in redis.scan_iter(match=f"{keys.prefix(STREAM)[:-2]}*".encode()):
+        if await redis.type(key) == b"hash":
+            found[key] = dict(await redis.hgetall(key))
+        else:
+            found[key] = dict(await redis.zrange(key, 0, -1, withscores=True))
+    return found
+
+
+# --- reading --------------------------------------------------------------------------------------------
+
+
+async def test_no_view_is_told_from_no_comment(views: Views) -> None:
+    assert await views.comment(STREAM, comment_id(1)) is None
+    assert await views.page(STREAM, PageRequest()) is None
+    head = await written(views, forum())
+    assert await views.comment(STREAM, comment_id(99)) == One(head)
+
+
+async def test_an_empty_thread_has_a_view(views: Views) -> None:
+    await written(views, index_of(thread_of([])))
+    answer = await views.page(STREAM, PageRequest())
+    assert answer is not None
+    assert answer[1].picked == ()
+
+
+async def test_heads_of_many_threads_leave_out_those_without_a_view(views: Views) -> None:
+    head = await written(views, forum())
+    assert await views.heads([OTHER, STREAM]) == {STREAM: head}
+    assert await views.heads([]) == {}
+
+
+@pytest.mark.parametrize("part", ["n", "i", "d", "k:0", "k:2"])
+async def test_a_view_that_lost_a_key_is_absent_and_goes_as_a_whole(
+    views: Views, redis: Redis, part: str
+) -> None:
+    head = await written(views, forum())
+    await redis.delete(f"{keys.prefix(STREAM)}{head.build}:{part}")
+    assert await views.page(STREAM, PageRequest()) is None
+    assert await views.head(STREAM) is None
+    nameless = {
+        keys.children(STREAM, head.build, parent).encode() for parent in (1, 2)
+    }  # only :d: names them
+    assert set(await contents(redis)) == (nameless if part == "d" else set())
+
+
+async def test_a_view_that_lost_one_node_is_absent(views: Views, redis: Redis) -> None:
+    head = await written(views, forum())
+    await redis.hdel(keys.nodes(STREAM, head.build), "3")
+    assert await views.comment(STREAM, comment_id(3)) is None
+    assert await views.page(STREAM, PageRequest()) is None
+    assert await contents(redis) == {}
+
+
+# --- keeping up -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("depth", [0, 1, 30, 300])
+async def test_a_reply_at_depth_d_touches_at_most_d_and_ten_elements(
+    views: Views, redis: Redis, depth: int
+) -> None:
+    index = forum(max(depth, 1))
+    head = await written(views, index)
+    before = await contents(redis)
+    commands = await redis.info("commandstats")
+    new, changes = reply(index, depth)
+    assert await views.apply(STREAM, head, new, changes) is Outcome.APPLIED
+    calls_after = await redis.info("commandstats")
+    after = await contents(redis)
+    changed = sum(
+        value != before.get(key, {}).get(member)
+        for key, members in after.items()
+        for member, value in members.items()
+    )
+    head_fields = 4
+    assert depth + 3 < changed <= depth + 10
+    assert len(changes.nodes) + 2 * len(changes.added) + len(changes.descendants) + head_fields <= depth + 10
+
+    def calls(stats: dict[str, dict[str, int]], command: str) -> int:
+        return stats.get(f"cmdstat_{command}", {}).get("calls", 0)
+
+    # One command for all counters: the number of commands does not grow with the depth.
+    names = ("hset", "zadd", "hmget", "hincrby")
+    sent = {name: calls(calls_after, name) - calls(commands, name) for name in names}
+    assert sent == {"hset": 3 + bool(depth), "zadd": 1, "hmget": 1 + bool(depth), "hincrby": 0}
+
+
+async def test_of_two_writers_from_one_head_the_second_is_told_it_moved(views: Views, redis: Redis) -> None:
+    index = forum()
+    head = await written(views, index)
+    new, changes = reply(index, 1)
+    outcomes = await asyncio.gather(*(views.apply(STREAM, head, new, changes) for _ in range(5)))
+    assert sorted(outcomes) == [Outcome.APPLIED] + [Outcome.MOVED] * 4
+    rows = {row.posted: row async for row in views.dump(STREAM, head.build)}
+    assert rows == {row.posted: row for row in index_of(index.thread).placed()}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"version": 3}, {"hash": b"another history"}, {"build": "0badc0de"}],
+    ids=["version", "hash", "build"],
+)
+async def test_a_head_that_differs_in_anything_moved(
+    views: Views, redis: Redis, other: dict[str, int | bytes | str]
+) -> None:
+    index = forum()
+    head = await written(views, index)
+    before = await contents(redis)
+    wrong = replace(head, **other)  # type: ignore[arg-type]
+    new, changes = reply(index, 1)
+    assert await views.apply(STREAM, wrong, new, changes) is Outcome.MOVED
+    assert await views.touch(STREAM, wrong, [comment_id(1)], [1]) is None
+    assert await contents(redis) == before
+
+
+async def test_changes_to_no_view_are_absent(views: Views, redis: Redis) -> None:
+    new, changes = reply(forum(), 1)
+    assert await views.apply(STREAM, Head(4, b"", "0badc0de"), new, changes) is Outcome.ABSENT
+    assert await contents(redis) == {}
+
+
+async def test_touch_gives_nodes_and_chains_and_leaves_out_what_the_view_lacks(views: Views) -> None:
+    index = forum()
+    head = await written(views, index)
+    touched = await views.touch(STREAM, head, [comment_id(2), comment_id(99)], [3, 1, 77])
+    assert touched is not None
+    assert touched.nodes == {comment_id(2): (2, index.node(2))}
+    assert touched.chains == {3: (2, 1), 1: ()}
+
+
+async def test_a_change_set_larger_than_the_scripts_stack_is_applied_whole(views: Views) -> None:
+    head = await written(views, index_of(thread_of([])))
+    index = index_of(thread_of([Said(number // 2) for number in range(9000)]))
+    (changes,) = whole(index, size=10_000)
+    assert await views.apply(STREAM, head, Head.of(index.thread), changes) is Outcome.APPLIED
+    rows = {row.posted: row async for row in views.dump(STREAM, head.build)}
+    assert rows == {row.posted: row for row in index.placed()}
+
+
+async def test_a_parked_view_is_stale_until_changes_are_applied(views: Views) -> None:
+    index = forum()
+    head = await written(views, index)
+    assert not await views.park(STREAM, head.version - 1)
+    assert await views.park(STREAM, head.version)
+    assert await views.head(STREAM) == replace(head, stale=True)
+    new, changes = reply(index, 1)
+    assert await views.apply(STREAM, head, new, changes) is Outcome.APPLIED
+    assert await views.head(STREAM) == replace(new, build=head.build)
+
+
+async def test_a_parked_view_is_fresh_again_when_told_so(views: Views) -> None:
+    head = await written(views, forum())
+    await views.park(STREAM, head.version)
+    assert await views.unpark(STREAM, head.version)
+    assert await views.head(STREAM) == head
+
+
+async def test_parking_a_thread_without_a_view_makes_none(views: Views, redis: Redis) -> None:
+    assert not await views.park(STREAM, 4)
+    assert await contents(redis) == {}
+
+
+# --- building and dropping ------------------------------------------------------------------------------
+
+
+async def test_switching_unlinks_the_view_before(views: Views, redis: Redis) -> None:
+    first = await written(views, forum())
+    second = await written(views, forum(), expected=first)
+    assert first.build != second.build
+    assert not [key for key in await contents(redis) if first.build.encode() in key]
+    assert await redis.zcard(keys.BUILDS) == 0
+
+
+async def test_a_build_is_invisible_until_the_switch(views: Views) -> None:
+    build = views.build(STREAM)
+    for changes in whole(forum()):
+        await build.write(changes)
+    assert await views.head(STREAM) is None
+    await build.discard()
+
+
+async def test_the_second_of_two_builders_leaves_nothing_behind(views: Views, redis: Redis) -> None:
+    index = forum()
+    late = views.build(STREAM)
+    for changes in whole(index):
+        await late.write(changes)
+    head = await written(views, index)
+    before = await contents(redis)
+    assert await late.switch(None, Head.of(index.thread)) is Outcome.MOVED
+    token = late.token.encode()
+    assert await contents(redis) == {key: value for key, value in before.items() if token not in key}
+    assert await views.head(STREAM) == head
+
+
+async def test_a_discarded_build_leaves_nothing_behind(views: Views, redis: Redis) -> None:
+    build = views.build(STREAM)
+    for changes in whole(forum(600)):
+        await build.write(changes)
+    await build.discard()
+    assert await contents(redis) == {}
+    assert await redis.zcard(keys.BUILDS) == 0
+
+
+async def test_an_abandoned_build_is_swept_and_never_becomes_a_view(views: Views, redis: Redis) -> None:
+    index = forum()
+    build = views.build(STREAM)
+    for changes in whole(index):
+        await build.write(changes)
+    assert await views.sweep() == 0
+    long_ago = time.time() - ABANDONED_SECONDS - 1
+    await redis.zadd(keys.BUILDS, {f"{STREAM.hex}:{build.token}": long_ago})
+    assert await views.sweep() == 1
+    assert await contents(redis) == {}
+    assert await build.switch(None, Head.of(index.thread)) is Outcome.ABSENT
+    assert await views.head(STREAM) is None
+
+
+async def test_sweeping_spares_a_build_that_became_the_view(views: Views, redis: Redis) -> None:
+    head = await written(views, forum())
+    await redis.zadd(keys.BUILDS, {f"{STREAM.hex}:{head.build}": 1})
+    before = await contents(redis)
+    assert await views.sweep() == 1
+    assert await contents(redis) == before
+    assert await redis.zcard(keys.BUILDS) == 0
+
+
+async def test_dropping_a_view_leaves_nothing_of_it(views: Views, redis: Redis) -> None:
+    await written(views, index_of(thread_of([Said(number // 2) for number in range(2000)])))
+    await views.drop(STREAM)
+    assert await contents(redis) == {}
+    await views.drop(STREAM)
+
+
+async def test_dropping_one_build_spares_another(views: Views) -> None:
+    head = await written(views, forum())
+    await views.drop(STREAM, "0badc0de")
+    assert await views.head(STREAM) == head
+
+
+async def test_scripts_are_sent_again_to_a_server_that_forgot_them(views: Views, redis: Redis) -> None:
+    await written(views, forum())
+    await redis.script_flush()
+    assert await views.page(STREAM, PageRequest()) is not None
+
+
+async def test_a_full_redis_refuses_writes_at_once_and_still_reads_and_drops(
+    views: Views, redis: Redis
+) -> None:
+    index = forum()
+    head = await written(views, index)
+    before = await contents(redis)
+    new, changes = reply(index, 1)
+    await redis.config_set("maxmemory", "1")
+    try:
+        with pytest.raises(OutOfMemoryError):
+            await views.apply(STREAM, head, new, changes)
+        assert await views.page(STREAM, PageRequest()) is not None
+        assert await contents(redis) == before
+        await views.drop(STREAM)
+    finally:
+        await redis.config_set("maxmemory", "0")
+
+
+async def test_a_hidden_comment_keeps_its_place(views: Views) -> None:
+    index = index_of(thread_of([Said(), Said(1, state=CommentState.HIDDEN), Said(2)]))
+    await written(views, index)
+    answer = await views.page(STREAM, PageRequest())
+    assert answer is not None
+    assert answer[1] == index.page(PageRequest())
+    assert answer[1].picked[0].descendants == 2
