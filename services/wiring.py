@@ -18,6 +18,8 @@ from services.eventlog.migrate import check
 from services.eventlog.sites import Sites
 from services.projection.advance import Projector
 from services.projection.reader import ThreadReader
+from services.projection.replay import Replayer
+from services.projection.verify import Verifier
 from services.readmodel.views import Views
 from services.settings import Settings
 
@@ -44,6 +46,8 @@ class Resources:
     views: Views
     projector: Projector
     reader: ThreadReader
+    verifier: Verifier
+    replayer: Replayer
 
 
 @asynccontextmanager
@@ -82,6 +86,8 @@ async def resources(settings: Settings) -> AsyncIterator[Resources]:
                 views=views,
                 projector=projector,
                 reader=ThreadReader(log, keyring, views, projector),
+                verifier=Verifier(pool, log, projector),
+                replayer=Replayer(pool, projector, lanes),
             )
         finally:
             await redis.aclose()

@@ -23,10 +23,10 @@ select
         from comments where comment_id = any($3::uuid[])
     ) as comments,
     array(
-        select row(r.comment_id, r.reporter_id)
+        select row(r.comment_id, r.reporter_id, r.version)
         from unnest($4::uuid[], $5::text[]) as asked (comment_id, reporter_id)
         cross join lateral (
-            select found.comment_id, found.reporter_id from reports as found
+            select found.comment_id, found.reporter_id, found.version from reports as found
             where found.comment_id = asked.comment_id and found.reporter_id = asked.reporter_id
             offset 0
         ) as r

@@ -28,20 +28,6 @@ select lane, head from lanes order by lane;
 -- name: comment_key
 select author_id, key_id from comments where comment_id = $1 and stream_id = $2;
 
--- name: comments_of
--- The decision state of a thread's comments: found by the thread's own posting events.
-select c.* from events e join comments c on c.comment_id = e.event_id
-where e.stream_id = $1 and e.type in ('CommentPosted', 'ReplyPosted') order by c.posted;
-
--- name: stream
-select * from streams where stream_id = $1;
-
--- name: reports_of
-select r.comment_id, r.reporter_id
-from events e join reports r
-    on r.comment_id = (convert_from(e.data, 'UTF8')::jsonb ->> 'comment_id')::uuid and r.reporter_id = e.actor_id
-where e.stream_id = $1 and e.type = 'CommentReported';
-
 -- name: events_at
 -- The events of stream $1 at the versions $2.
 select stream_id, version, event_id, type, schema_version, actor_id, correlation_id, causation_id,

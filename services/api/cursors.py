@@ -31,14 +31,12 @@ class Cursors:
         self._key = key
 
     def comments(self, stream_id: UUID, sort: Sort, parent: int, last: int) -> str:
-        """Goes on after the comment posted at version `last`, among the replies to `parent` (0: the roots)."""
+        """Goes on after the comment posted at version `last`, among the replies to `parent` (0: roots)."""
         return self._seal(b"c" + _SORTS[sort] + stream_id.bytes, _PLACE.pack(parent, last))
 
     def place(self, stream_id: UUID, sort: Sort, cursor: str) -> tuple[int, int]:
         """(parent, last) of a comments cursor. Raises CursorInvalid."""
-        parent, last = _PLACE.unpack(
-            self._open(b"c" + _SORTS[sort] + stream_id.bytes, cursor, _PLACE.size)
-        )
+        parent, last = _PLACE.unpack(self._open(b"c" + _SORTS[sort] + stream_id.bytes, cursor, _PLACE.size))
         return int(parent), int(last)
 
     def numbered(self, scope: bytes, last: int) -> str:

@@ -250,6 +250,14 @@ def _printable(name: str) -> str:
     return name[:100].encode("utf-8", "replace").decode()
 
 
+def _of_aiohttp(error: web.HTTPException) -> Problem | None:
+    """What the framework refuses by itself."""
+    if not 400 <= error.status < 500:
+        return None
+    allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
+    return Problem(_AIOHTTP.get(error.status, "bad-header"), headers=allow)
+
+
 def problem_of(error: BaseException) -> Problem | None:
     """The problem that an error is answered with; None for one that nobody foresaw."""
     match error:
@@ -262,18 +270,16 @@ def problem_of(error: BaseException) -> Problem | None:
         case Overloaded() | Unavailable():
             return Problem(CODE_OF[type(error)], str(error), headers={"Retry-After": str(error.retry_after)})
         case ThreadParked():
-            return Problem("unavailable", "the thread's view is being repaired", headers={"Retry-After": "30"})
+            return Problem("unavailable", "the view is being repaired", headers={"Retry-After": "30"})
         case KeyDestroyed():
             return Problem("unavailable", "the author's key is being replaced")
-        case ThreadlogError() if (code := CODE_OF.get(type(error))) is not None:
-            return Problem(code, str(error))
+        case ThreadlogError():
+            code = CODE_OF.get(type(error))
+            return None if code is None else Problem(code, str(error))
         case BadAddress():
             return Problem("bad-path", error.reason)
-        case web.HTTPException() if (known := _AIOHTTP.get(error.status)) is not None:
-            allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
-            return Problem(known, headers=allow)
-        case web.HTTPException() if 400 <= error.status < 500:
-            return Problem("bad-header")
+        case web.HTTPException():
+            return _of_aiohttp(error)
         case redis.exceptions.RedisError():
             return Problem("unavailable", "the views do not answer")
         case asyncpg.PostgresError() | asyncpg.InterfaceError() | OSError() | TimeoutError():

@@ -76,12 +76,13 @@ class ThreadState:
     closed: bool = False
     visible: int = 0
     comments: dict[UUID, Comment] = field(default_factory=dict)
-    reported: set[tuple[UUID, str]] = field(default_factory=set)
+    reported: dict[tuple[UUID, str], int] = field(default_factory=dict)
+    """Who reported which comment, and the version of the report."""
 
 
 def timestamp(when: datetime) -> str:
     """RFC 3339 in UTC with microseconds and a Z."""
-    return when.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return when.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 def evolve(thread: ThreadState, event: Recorded) -> Comment | None:
@@ -220,7 +221,7 @@ def _comment_reported(thread: ThreadState, event: Recorded, payload: dict[str, A
     comment = _subject(thread, event, payload)
     comment.report_weight += payload["weight"]
     if event.actor_id is not None:
-        thread.reported.add((comment.id, event.actor_id))
+        thread.reported[comment.id, event.actor_id] = event.version
     comment.version = event.version
     return comment
 

@@ -33,6 +33,7 @@ from services.core.decide import NewEvent, decide, decide_site
 from services.core.site import SiteSettings, SiteState, evolve_site
 from services.core.thread import Comment, CommentState, ThreadState, evolve
 from services.errors import IdempotencyKeyReused, KeyDestroyed, Refusal
+from services.eventlog.state import comment_row
 
 _LOADED_STREAM = 12
 Row = Sequence[Any]
@@ -153,10 +154,10 @@ class Batch:
             self._load_stream(row, settings)
         for row in comments:
             self._load_comment(row)
-        for comment_id, reporter_id in reports:
+        for comment_id, reporter_id, version in reports:
             for thread in self._threads.values():
                 if comment_id in thread.comments:
-                    thread.reported.add((comment_id, reporter_id))
+                    thread.reported[comment_id, reporter_id] = version
 
     def _load_stream(self, row: Row, settings: SettingsCache) -> None:
         stream_id, site, key, version, last_hash, recorded_at, closed, visible, by, title, url, stored = row
@@ -343,28 +344,7 @@ class Batch:
             )
             for e in self.events
         ]
-        posted = [
-            (
-                c.id,
-                stream_id,
-                c.posted,
-                c.parent,
-                c.depth,
-                c.author_id,
-                c.key_id,
-                c.text_mac,
-                c.state.value,
-                c.revision,
-                c.created_at,
-                c.edited_at,
-                c.edited_by,
-                c.version,
-                c.text_version,
-                c.report_weight,
-                c.path,
-            )
-            for stream_id, c in self._posted.values()
-        ]
+        posted = [comment_row(stream_id, c) for stream_id, c in self._posted.values()]
         changed = [
             (
                 c.id,

@@ -88,16 +88,3 @@ class EventLog:
         comment in this thread."""
         row = await self._pool.fetchrow(QUERIES["comment_key"], comment_id, stream_id)
         return None if row is None else (row["author_id"], row["key_id"])
-
-    async def comments_of(self, stream_id: UUID) -> list[asyncpg.Record]:
-        """The decision state's comments of a thread, by posting version: what `verify` compares."""
-        return list(await self._pool.fetch(QUERIES["comments_of"], stream_id))
-
-    async def stream(self, stream_id: UUID) -> asyncpg.Record | None:
-        """The decision state's row of a stream."""
-        return await self._pool.fetchrow(QUERIES["stream"], stream_id)
-
-    async def reports_of(self, stream_id: UUID) -> set[tuple[UUID, str]]:
-        """Who reported which comments of a thread, in the decision state."""
-        rows = await self._pool.fetch(QUERIES["reports_of"], stream_id)
-        return {(row["comment_id"], row["reporter_id"]) for row in rows}

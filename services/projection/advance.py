@@ -141,13 +141,13 @@ class Projector:
             )
 
     async def structure(self, thread: ThreadState, to: int | None = None) -> dict[int, Recorded]:
-        """Fold the thread's stream, from its first event up to `to` or the end, onto the empty `thread`.
+        """Fold the thread's stream, from where `thread` stands up to `to` or the end, onto `thread`.
 
         The events of a short stream are given back by version, so that they need not be read again for
         their texts; those of a long one are not kept.
         """
         kept: dict[int, Recorded] = {}
-        async for events in self.log.pages(thread.stream_id, to=to, size=CHUNK):
+        async for events in self.log.pages(thread.stream_id, thread.version, to=to, size=CHUNK):
             await _off_loop(len(events), evolve_all, thread, events)
             if thread.version <= CHUNK:
                 kept = {event.version: event for event in events}

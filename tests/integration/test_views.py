@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -66,10 +67,12 @@ async def contents(redis: Redis) -> Contents:
     """Every element of every key of the thread."""
     found: Contents = {}
     async for key in redis.scan_iter(match=f"{keys.prefix(STREAM)[:-2]}*".encode()):
+        elements: Any
         if await redis.type(key) == b"hash":
-            found[key] = dict(await redis.hgetall(key))
+            elements = await redis.hgetall(key)
         else:
-            found[key] = dict(await redis.zrange(key, 0, -1, withscores=True))
+            elements = await redis.zrange(key, 0, -1, withscores=True)
+        found[key] = dict(elements)
     return found
 
 

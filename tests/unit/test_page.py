@@ -15,7 +15,11 @@ from services.errors import CursorInvalid, ParentNotFound
 from tests.threads import Said, comment_id, index_of, thread_of
 
 COMMENT_URL = "{url}#comment-{id}"
-COMMENT_KEYS = ["id", "thread", "parent_id", "depth", "path", "author", "body", "html", "state", "created_at", "edited_at", "edited_by", "revision", "votes", "children", "descendants", "pinned", "permalink", "version"]
+COMMENT_KEYS = [
+    *("id", "thread", "parent_id", "depth", "path", "author", "body", "html", "state"),
+    *("created_at", "edited_at", "edited_by", "revision", "votes", "children", "descendants"),
+    *("pinned", "permalink", "version"),
+]
 
 
 def read(index: FoldIndex, request: PageRequest, reader: Reader = PUBLIC) -> dict[str, Any]:

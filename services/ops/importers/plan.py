@@ -5,7 +5,8 @@ temporary SQLite database on disk, so bodies are never held; of one thread at a 
 times are in memory. Reading the whole file before the first comment is written also means that a damaged
 file, which raises `ImportRefused` in `Spool.load`, can be refused before anything of it is in the log.
 
-Event ids follow from site, thread, source id and time alone: the same file again gives the same ids.
+Event ids follow from site, thread, source id and time (of a placeholder without its time) alone: the same
+file again gives the same ids.
 """
 
 from __future__ import annotations
@@ -84,9 +85,15 @@ Fetch: TypeAlias = Callable[[int], ImportedComment]
 
 
 def import_event_id(site: str, thread_key: str, source_id: str, created_at: datetime) -> UUID:
-    """The event id of an imported comment, or of the placeholder for a missing one: the same on every run."""
+    """The event id of an imported comment: the same on every run."""
     # None of the three can hold a NUL, so two different triples never share a seed.
     return event_id_at(created_at, f"import\0{site}\0{thread_key}\0{source_id}".encode())
+
+
+def _event_id(site: str, thread_key: str, node: Node | Placeholder) -> UUID:
+    # A later export may have an older child of the same missing comment: its placeholder's id holds no time.
+    created_at = EPOCH if isinstance(node, Placeholder) else node.created_at
+    return import_event_id(site, thread_key, node.source_id, created_at)
 
 
 def arrange(nodes: Iterable[Node]) -> Iterator[Step | Skipped]:
@@ -168,10 +175,8 @@ def _planned(
         node, parent = step.node, step.parent
         yield Planned(
             comment=node if isinstance(node, Placeholder) else fetch(node.place),
-            event_id=import_event_id(site, key, node.source_id, node.created_at),
-            parent_id=None
-            if parent is None
-            else import_event_id(site, key, parent.source_id, parent.created_at),
+            event_id=_event_id(site, key, node),
+            parent_id=None if parent is None else _event_id(site, key, parent),
             depth=step.depth,
         )
 
@@ -234,6 +239,16 @@ class Spool:
             if progress is not None and count % PROGRESS_EVERY == 0:
                 progress(report)
 
+    def check(self) -> None:
+        """Raise `ImportRefused` where a thread has more than `THREAD_COMMENTS`: asked before any is written."""
+        row = self._db.execute(
+            "select key from threads where number ="
+            " (select thread from comments group by thread having count(*) > ? limit 1)",
+            (THREAD_COMMENTS,),
+        ).fetchone()
+        if row is not None:
+            raise ImportRefused(f"has more than {THREAD_COMMENTS:,} comments", f"thread {row[0]!r}")
+
     def threads(self) -> Iterator[ImportedThread]:
         """Every thread, in the order of the file."""
         # Its own steps, not one open cursor: plans are read in between.
@@ -247,13 +262,13 @@ class Spool:
     def plan(self, thread_key: str) -> Iterator[Planned | Skipped]:
         """The comments of one thread in the order to write them in, and those that cannot be placed.
 
-        Raises `ImportRefused` where the thread has more than `THREAD_COMMENTS`.
+        What it holds in memory is bounded where `check` was called.
         """
         found = self._db.execute("select number from threads where key = ?", (thread_key,)).fetchone()
         if found is None:
             return
         yield from _planned(
-            arrange(self._nodes(int(found[0]), thread_key)),
+            arrange(self._nodes(int(found[0]))),
             lambda place: self._fetch(place, thread_key),
             self._site,
             thread_key,
@@ -292,14 +307,12 @@ class Spool:
             ),
         )
 
-    def _nodes(self, number: int, thread_key: str) -> Iterator[Node]:
+    def _nodes(self, number: int) -> Iterator[Node]:
         rows = self._db.execute(
             "select place, source_id, parent, created_at from comments where thread = ? order by place",
             (number,),
         )
-        for count, (place, source_id, parent, created_at) in enumerate(rows):
-            if count >= THREAD_COMMENTS:
-                raise ImportRefused(f"has more than {THREAD_COMMENTS:,} comments", f"thread {thread_key}")
+        for place, source_id, parent, created_at in rows:
             yield Node(place, source_id, parent, _time(created_at))
 
     def _fetch(self, place: int, thread_key: str) -> ImportedComment:

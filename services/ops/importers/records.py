@@ -116,10 +116,17 @@ class Tally:
 
 @dataclass(slots=True)
 class Report:
-    """The account of one import: what was read, skipped and noted. Its size does not grow with the file's."""
+    """The account of one import: what was read, written, skipped and noted. Its size does not grow with the
+    file's.
+
+    `threads` and `comments` were read and could be taken; `added` of the comments, and `placeholders` beside
+    them, are new in the log, and `existing`, placeholders included, were there already.
+    """
 
     threads: int = 0
     comments: int = 0
+    added: int = 0
+    existing: int = 0
     placeholders: int = 0
     skipped: Tally = field(default_factory=Tally)
     noted: Tally = field(default_factory=Tally)

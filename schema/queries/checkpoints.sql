@@ -1,0 +1,75 @@
+-- name: lease_lanes
+-- Takes the sweeper's lock (class $1) of every lane that is not in $2 and that nobody else sweeps.
+select lane from lanes where lane <> all($2::smallint[]) and pg_try_advisory_lock($1, lane);
+
+-- name: lease_maintenance
+select pg_try_advisory_lock($1, 0);
+
+-- name: sweeper_checkpoint
+select position from sweeper_checkpoints where lane = $1;
+
+-- name: move_sweeper_checkpoint
+-- Forward only: a sweeper that lost its lock without noticing takes nothing back.
+insert into sweeper_checkpoints as c (lane, position, swept_at) values ($1, $2, now())
+on conflict (lane) do update set position = excluded.position, swept_at = excluded.swept_at
+where c.position <= excluded.position;
+
+-- name: sweep_window
+-- The streams with events in lane $1 at the $3 positions after $2, as far as these are older than $4 seconds.
+with near as (
+    select stream_id, version, position, recorded_at from events
+    where lane = $1 and position > $2 and position <= $2 + $3
+), settled as (
+    select * from near where position < coalesce(
+        (
+            select min(position) from near
+            where recorded_at > clock_timestamp() - make_interval(secs => $4)
+        ),
+        $2 + $3 + 1
+    )
+)
+select e.stream_id, max(e.version) as version, min(e.position) as first, max(e.position) as last,
+    min(e.recorded_at) as recorded_at, bool_and(s.key is not null) as thread
+from settled e join streams s on s.stream_id = e.stream_id
+group by e.stream_id;
+
+-- name: lane_head
+select head from lanes where lane = $1;
+
+-- name: followed
+-- How far the notifier is in the streams $1, and which projections are parked there.
+select asked.stream_id, coalesce(n.version, 0) as notified,
+    array(select d.projection from dead_letters d where d.stream_id = asked.stream_id) as parked
+from unnest($1::uuid[]) as asked (stream_id)
+left join notifier_checkpoints n on n.stream_id = asked.stream_id;
+
+-- name: bury
+-- One dead letter for each projection and stream: the event that it stands before.
+insert into dead_letters (projection, stream_id, version, event_id, reason, build)
+values ($1, $2, $3, $4, $5, $6)
+on conflict (projection, stream_id) do update set
+    version = excluded.version, event_id = excluded.event_id, reason = excluded.reason, build = excluded.build,
+    created_at = case
+        when dead_letters.event_id = excluded.event_id then dead_letters.created_at else excluded.created_at
+    end;
+
+-- name: dead_among
+select stream_id, version from dead_letters where projection = $1 and stream_id = any($2::uuid[]);
+
+-- name: resurrect
+delete from dead_letters where projection = $1 and stream_id = $2 and version <= $3;
+
+-- name: dead_of_other_builds
+-- Dead letters that another release than $1 left: this one may know what to do. At most $2.
+select projection, stream_id, version, event_id, reason, build, created_at
+from dead_letters where build <> $1 order by projection, stream_id limit $2;
+
+-- name: dead_letters
+select projection, stream_id, version, event_id, reason, build, created_at
+from dead_letters where (projection, stream_id) > ($1, $2) order by projection, stream_id limit $3;
+
+-- name: dead_counts
+select projection, count(*) as letters from dead_letters group by projection;
+
+-- name: ensure_partitions
+select ensure_partitions(now());

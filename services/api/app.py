@@ -1,0 +1,67 @@
+"""The aiohttp application."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from aiohttp import web
+
+from services.api.bodies import MAX_BODY
+from services.api.deps import API, Api
+from services.api.middleware import MAX_HEADERS, MAX_LINE, edge, expect, preflight
+from services.api.openapi import DOCUMENT, PAGE, describe, docs_page
+from services.api.routes import ROUTES
+
+_SLACK: Final = 8192
+"""By how much the parser's bounds exceed ours: within it, the answer is a problem in JSON."""
+
+
+def create_app(api: Api) -> web.Application:
+    """The application on what it needs. It opens and closes nothing: whoever made `api` does."""
+    app = web.Application(middlewares=[edge], client_max_size=MAX_BODY)
+    app[API] = api
+    app[DOCUMENT] = describe(ROUTES)
+    app[PAGE] = docs_page()
+    api.metrics.watch(lambda: api.appenders.queued, lambda: api.reader.cold)
+    for path in dict.fromkeys(route.path for route in ROUTES):
+        # aiohttp's own pattern takes no braces, which a thread's key may hold.
+        resource = app.router.add_resource(path.replace("{thread}", "{thread:[^/]+}"))
+        for route in ROUTES:
+            if route.path == path:
+                resource.add_route(route.method, route.handler, expect_handler=expect)
+                if route.method == "GET":
+                    resource.add_route("HEAD", route.handler, expect_handler=expect)
+        if path.startswith("/v1/"):
+            resource.add_route("OPTIONS", preflight)
+    return app
+
+
+class _Unquoted(logging.Filter):
+    """Keeps what the HTTP parser says of a malformed request out of the log: it quotes the request, which may
+    hold a token."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and record.exc_info[0] is not None:
+            record.msg = f"{record.getMessage()}: {record.exc_info[0].__name__}"
+            record.args = None
+            record.exc_info = None
+        return True
+
+
+def runner(app: web.Application) -> web.AppRunner:
+    """A runner for `app` with the bounds that the contract names, and a log that quotes no request."""
+    logger = logging.getLogger("threadlog.http")
+    if not any(isinstance(known, _Unquoted) for known in logger.filters):
+        logger.addFilter(_Unquoted())
+    return web.AppRunner(
+        app,
+        handle_signals=False,
+        access_log=None,
+        logger=logger,
+        max_line_size=MAX_LINE + _SLACK,
+        max_field_size=MAX_HEADERS + _SLACK,
+        auto_decompress=False,
+        keepalive_timeout=75.0,
+        shutdown_timeout=10.0,
+    )

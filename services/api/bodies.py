@@ -1,0 +1,135 @@
+"""Reading a request's body, and the models of what it may hold.
+
+The same models validate and describe: `/openapi.json` is made from them. Texts are normalised by
+`services.core.text` after the shape is right.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from typing import Annotated, Any, Final, Literal, NoReturn, TypeVar
+
+import orjson
+from aiohttp import hdrs, web
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from services.api.deps import API
+from services.api.problems import Problem, wrong_fields
+
+MAX_BODY: Final = 256 * 1024
+"""The largest body, in bytes."""
+
+_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
+_Body = TypeVar("_Body", bound="Body")
+
+
+class Body(BaseModel):
+    """A JSON object without unknown fields."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class ThreadMetadata(Body):
+    """What the page is called and where it is; counts with a thread's first comment."""
+
+    title: str | None = Field(None, description="One line of at most 300 code points.")
+    url: str | None = Field(None, description="An http or https address of at most 2,048 code points.")
+
+
+class NewComment(Body):
+    """A comment to post."""
+
+    body: str = Field(description="Markdown: at most 10,000 code points and 40,000 bytes.")
+    parent_id: str | None = Field(None, description="The comment that this one answers.")
+    thread: ThreadMetadata | None = None
+
+
+class CommentEdit(Body):
+    """A comment's new text."""
+
+    body: str = Field(description="Markdown: at most 10,000 code points and 40,000 bytes.")
+
+
+class Report(Body):
+    """Why a comment is reported."""
+
+    reason: str = Field(description="One of the site's `report_reasons`.")
+    detail: str | None = Field(None, description="At most 2,000 code points.")
+
+
+class ThreadChange(Body):
+    """What is to change of a thread; null clears."""
+
+    title: str | None = Field(None, description="One line of at most 300 code points.")
+    url: str | None = Field(None, description="An http or https address of at most 2,048 code points.")
+    state: Literal["open", "closed"] = Field("open", description="Whether it takes new comments.")
+
+
+class NotificationsRead(Body):
+    """Which notifications were read: exactly one of the two."""
+
+    ids: Annotated[list[str], Field(max_length=1000)] | None = None
+    through: str | None = Field(None, description="This one and every earlier one.")
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> NotificationsRead:
+        if (self.ids is None) == (self.through is None):
+            raise ValueError("takes exactly one of ids and through")
+        return self
+
+
+async def raw_body(request: web.Request) -> bytes:
+    """The body's bytes, at most 256 KiB. Raises Problem `too-large`, `request-timeout`, `not-json`."""
+    if not request.body_exists:
+        return b""
+    if request.content_length is not None and request.content_length > MAX_BODY:
+        raise Problem(
+            "too-large", f"a request has at most {MAX_BODY:,} bytes", headers={"Connection": "close"}
+        )
+    if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
+        raise Problem("not-json", "compressed bodies are not taken")
+    try:
+        async with asyncio.timeout(request.app[API].body_timeout):
+            return await request.read()
+    except TimeoutError:
+        raise Problem("request-timeout", headers={"Connection": "close"}) from None
+
+
+async def body_of(request: web.Request, model: type[_Body]) -> tuple[_Body, bytes]:
+    """The body as `model`, and its bytes. Raises Problem."""
+    value, raw = await json_body(request)
+    try:
+        return model.model_validate(value), raw
+    except ValidationError as error:
+        raise wrong_fields(error) from None
+
+
+async def json_body(request: web.Request) -> tuple[Any, bytes]:
+    """The body's JSON value, and its bytes. Raises Problem `not-json`, `malformed-json`, `too-large`."""
+    if request.content_type != "application/json" or (request.charset or "utf-8").lower() not in (
+        "utf-8",
+        "utf8",
+    ):
+        raise Problem("not-json")
+    raw = await raw_body(request)
+    try:
+        return orjson.loads(raw), raw
+    except orjson.JSONDecodeError:
+        if not _SURROGATE.search(raw):
+            raise Problem("malformed-json") from None
+    return _lone_surrogates(raw), raw
+
+
+def _lone_surrogates(raw: bytes) -> Any:
+    """JSON that names half of a surrogate pair is JSON all the same (RFC 8259, section 8.2), with a text that
+    is refused where it stands. orjson refuses the whole, so the standard library reads it."""
+    try:
+        return json.loads(raw.decode(), parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise Problem("malformed-json") from None
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(name)

@@ -1,0 +1,275 @@
+"""Comments: post, page through, read, edit, delete."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from aiohttp import web
+
+from services.api.answers import etag, head_of, read, written
+from services.api.auth import Caller
+from services.api.bodies import CommentEdit, NewComment, ThreadMetadata, body_of, raw_body
+from services.api.context import Thread, Visit, comment_of, thread_of, visit
+from services.api.deps import API, Api
+from services.api.problems import text_refused
+from services.api.queries import NoQuery, PageQuery, ReadQuery, query_of
+from services.api.writing import correlation_id, event_id, expected_revision, idempotency, submit
+from services.core.addresses import encode_thread_key, parse_comment_id
+from services.core.commands import DeleteComment, Description, EditComment, PostComment
+from services.core.node import author_fragment, decode, encode, text_fragment
+from services.core.page import PageRequest, Picked
+from services.core.pagejson import comment_json, page_json
+from services.core.text import TITLE_CODE_POINTS, TextRefused, check_url, normalise_body, normalise_line
+from services.core.thread import Comment, CommentState
+from services.errors import (
+    CommentNotFound,
+    CommentNotOpen,
+    CursorInvalid,
+    KeyDestroyed,
+    ParentNotFound,
+)
+from services.eventlog.batch import Appended
+from services.eventlog.keys import AuthorKey
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """A thread as a write left it, as far as the answer shows it."""
+
+    key: str
+    title: str | None
+    url: str | None
+    version: int
+    closed: bool = False
+    visible: int = 0
+
+
+async def post(request: web.Request) -> web.Response:
+    """Post a comment, below another where `parent_id` names it; a thread's first one opens the thread."""
+    api = request.app[API]
+    here = await visit(request)
+    thread = thread_of(request, here.site)
+    caller = here.signed_in()
+    query_of(request, NoQuery)
+    asked, raw = await body_of(request, NewComment)
+    body = body_text(asked.body)
+    parent_id = None if asked.parent_id is None else parse_comment_id(asked.parent_id)
+    if asked.parent_id is not None and parent_id is None:
+        raise ParentNotFound(asked.parent_id[:36])
+    describe = None if asked.thread is None else _description(asked.thread)
+    key = idempotency(request, thread.stream_id, caller.id, raw)
+    new_id = event_id()
+    text = {"body": body, "name": caller.name}
+    if caller.avatar is not None:
+        text["avatar"] = caller.avatar
+
+    async def command() -> PostComment:
+        author_key = await api.keyring.for_author(here.site.name, caller.id)
+        return PostComment(
+            site=here.site.name,
+            stream_id=thread.stream_id,
+            event_id=new_id,
+            actor=caller.actor,
+            correlation_id=correlation_id(request),
+            idempotency=key,
+            key=thread.key,
+            text=author_key.sealed(new_id, thread.stream_id, text),
+            parent_id=parent_id,
+            describe=describe,
+        )
+
+    appended = await submit(api, command)
+    location = f"{_comments_path(here, thread)}/{appended.event_id}"
+    if appended.comment is None or appended.repeated:
+        answer = await _now(api, here, thread, appended.event_id, appended.version)
+    else:
+        answer = _as_posted(here, thread, caller, appended, appended.comment, body)
+    return written(appended.status, appended.version, answer, location)
+
+
+async def page(request: web.Request) -> web.Response:
+    """A page of the roots, or of the replies to `parent`, with the first replies below each."""
+    api = request.app[API]
+    here = await visit(request)
+    thread = thread_of(request, here.site)
+    query = query_of(request, PageQuery)
+    parent_id = None if query.parent is None else parse_comment_id(query.parent)
+    if query.parent is not None and parent_id is None:
+        raise ParentNotFound(query.parent[:36])
+    place = None if query.after is None else api.cursors.place(thread.stream_id, query.sort, query.after)
+    asked = PageRequest(
+        sort=query.sort,
+        limit=query.limit,
+        replies=query.replies,
+        depth=query.depth,
+        parent_id=parent_id,
+        after=None if place is None else place[1],
+    )
+    found = await api.reader.page(thread.stream_id, asked, query.min_version)
+    if place is not None and place[0] != found.selection.parent:
+        raise CursorInvalid("the cursor was not made by this list")
+    head = head_of(found.head, thread.key)
+
+    def cursor(parent: int, last: int) -> str:
+        return api.cursors.comments(thread.stream_id, query.sort, parent, last)
+
+    body = page_json(
+        found.selection, head, cursor=cursor, comment_url=here.site.settings.comment_url, reader=here.reader
+    )
+    tag = etag(head, thread.stream_id, here, asked)
+    return read(request, here, body, tag, head.version, stale=found.stale)
+
+
+async def one(request: web.Request) -> web.Response:
+    """One comment."""
+    api = request.app[API]
+    here = await visit(request)
+    thread = thread_of(request, here.site)
+    comment_id = comment_of(request)
+    query = query_of(request, ReadQuery)
+    found = await api.reader.comment(thread.stream_id, comment_id, query.min_version)
+    body = comment_json(
+        found.picked,
+        found.path,
+        found.head,
+        comment_url=here.site.settings.comment_url,
+        reader=here.reader,
+    )
+    tag = etag(found.head, thread.stream_id, here, comment_id)
+    return read(request, here, body, tag, found.head.version, stale=found.stale)
+
+
+async def edit(request: web.Request) -> web.Response:
+    """Give a comment a new text, sealed under its author's key whoever edits."""
+    api = request.app[API]
+    here = await visit(request)
+    thread = thread_of(request, here.site)
+    caller = here.signed_in()
+    comment_id = comment_of(request)
+    query_of(request, NoQuery)
+    revision = expected_revision(request)
+    asked, raw = await body_of(request, CommentEdit)
+    body = body_text(asked.body)
+    key = idempotency(request, thread.stream_id, caller.id, raw)
+    new_id = event_id()
+
+    async def command() -> EditComment:
+        author_key = await _key_of(api, here, caller, thread, comment_id)
+        return EditComment(
+            site=here.site.name,
+            stream_id=thread.stream_id,
+            event_id=new_id,
+            actor=caller.actor,
+            correlation_id=correlation_id(request),
+            idempotency=key,
+            key=thread.key,
+            comment_id=comment_id,
+            revision=revision,
+            text=author_key.sealed(new_id, thread.stream_id, {"body": body}),
+        )
+
+    appended = await submit(api, command)
+    answer = await _now(api, here, thread, comment_id, appended.version)
+    return written(appended.status, appended.version, answer)
+
+
+async def delete(request: web.Request) -> web.Response:
+    """Take one's comment back; by a moderator on another's, remove it. Again is 204 and writes nothing."""
+    api = request.app[API]
+    here = await visit(request)
+    thread = thread_of(request, here.site)
+    caller = here.signed_in()
+    comment_id = comment_of(request)
+    query_of(request, NoQuery)
+    key = idempotency(request, thread.stream_id, caller.id, await raw_body(request))
+    appended = await api.appenders.submit(
+        DeleteComment(
+            site=here.site.name,
+            stream_id=thread.stream_id,
+            event_id=event_id(),
+            actor=caller.actor,
+            correlation_id=correlation_id(request),
+            idempotency=key,
+            key=thread.key,
+            comment_id=comment_id,
+        )
+    )
+    return written(appended.status, appended.version)
+
+
+def body_text(raw: str) -> str:
+    """A comment's text as it is stored. Raises Problem `invalid`."""
+    try:
+        return normalise_body(raw)
+    except TextRefused as refused:
+        raise text_refused("body", refused) from None
+
+
+def title_text(raw: str | None, field: str) -> str | None:
+    """A thread's title as it is stored. Raises Problem `invalid`."""
+    try:
+        return None if raw is None else normalise_line(raw, what="the title", limit=TITLE_CODE_POINTS)
+    except TextRefused as refused:
+        raise text_refused(field, refused) from None
+
+
+def url_text(raw: str | None, field: str) -> str | None:
+    """A thread's address as it is stored. Raises Problem `invalid`."""
+    try:
+        return None if raw is None else check_url(raw)
+    except TextRefused as refused:
+        raise text_refused(field, refused) from None
+
+
+def _description(asked: ThreadMetadata) -> Description | None:
+    described = Description(title_text(asked.title, "thread.title"), url_text(asked.url, "thread.url"))
+    return None if described == Description(None, None) else described
+
+
+def _comments_path(here: Visit, thread: Thread) -> str:
+    return f"/v1/sites/{here.site.name}/threads/{encode_thread_key(thread.key)}/comments"
+
+
+async def _key_of(api: Api, here: Visit, caller: Caller, thread: Thread, comment_id: UUID) -> AuthorKey:
+    """The key that a comment's text is sealed under."""
+    sealed_under = await api.log.comment_key(thread.stream_id, comment_id)
+    if sealed_under is None:
+        raise CommentNotFound(comment_id)
+    key_id = sealed_under[1]
+    if key_id is None:
+        # A placeholder without a text or an author: the decision refuses, whatever the key.
+        return await api.keyring.for_author(here.site.name, caller.id)
+    try:
+        return await api.keyring.one(key_id)
+    except KeyDestroyed:
+        raise CommentNotOpen(comment_id, CommentState.ERASED) from None
+
+
+async def _now(api: Api, here: Visit, thread: Thread, comment_id: UUID, version: int) -> bytes:
+    """The comment as it is at `version` or later. Raises CommentNotOpen once it is erased."""
+    found = await api.reader.comment(thread.stream_id, comment_id, version)
+    if decode(found.picked.raw).state is CommentState.ERASED:
+        raise CommentNotOpen(comment_id, CommentState.ERASED)
+    return comment_json(
+        found.picked,
+        found.path,
+        found.head,
+        comment_url=here.site.settings.comment_url,
+        reader=here.reader,
+    )
+
+
+def _as_posted(
+    here: Visit, thread: Thread, caller: Caller, appended: Appended, comment: Comment, body: str
+) -> bytes:
+    """The answer to a post, from what the log took: no view is asked."""
+    raw = encode(comment, author_fragment(caller.id, caller.name, caller.avatar), text_fragment(body))
+    path = tuple(UUID(bytes=comment.path[at : at + 16]) for at in range(0, len(comment.path), 16))
+    return comment_json(
+        Picked(comment.posted, comment.parent, raw, 0, 0, 0, 0),
+        path,
+        _Written(thread.key, appended.title, appended.url, appended.version),
+        comment_url=here.site.settings.comment_url,
+        reader=here.reader,
+    )

@@ -1,0 +1,127 @@
+"""What a request is about: its id, its site, who sends it, its thread and its comment."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from aiohttp import hdrs, web
+from multidict import istr
+
+from services.api.auth import Caller, bearer
+from services.api.deps import API
+from services.api.problems import Problem
+from services.core.addresses import (
+    BadAddress,
+    check_site,
+    decode_thread_key,
+    parse_comment_id,
+    thread_stream_id,
+)
+from services.core.pagejson import PUBLIC, Reader
+from services.errors import CommentNotFound, SiteNotFound
+from services.eventlog.sites import Site
+
+REQUEST_ID: Final = web.RequestKey("request_id", str)
+SITE: Final = web.RequestKey("site", Site)
+
+IDEMPOTENCY_KEY: Final = istr("Idempotency-Key")
+X_REQUEST_ID: Final = istr("X-Request-ID")
+
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
+_THREAD_SEGMENT: Final = 5
+"""`/v1/sites/{site}/threads/{thread}` divided by slashes: the thread is number 5."""
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A request to a site. `caller` is None for somebody not signed in."""
+
+    site: Site
+    caller: Caller | None
+
+    @property
+    def reader(self) -> Reader:
+        """As whom the answer is read."""
+        return PUBLIC if self.caller is None else self.caller.reader
+
+    def signed_in(self) -> Caller:
+        """The caller. Raises Problem `unauthenticated`."""
+        if self.caller is None:
+            raise Problem("unauthenticated")
+        return self.caller
+
+    def moderator(self) -> Caller:
+        """The caller, who may moderate. Raises Problem `unauthenticated` or `forbidden`."""
+        caller = self.signed_in()
+        if not caller.moderator:
+            raise Problem("forbidden", "this is for moderators")
+        return caller
+
+    def admin(self) -> Caller:
+        """The caller, who may change the site. Raises Problem `unauthenticated` or `forbidden`."""
+        caller = self.signed_in()
+        if not caller.admin:
+            raise Problem("forbidden", "this is for the site's admins")
+        return caller
+
+
+@dataclass(frozen=True, slots=True)
+class Thread:
+    """The thread that a path names, whether it has events or not."""
+
+    key: str
+    stream_id: UUID
+
+
+def request_id(request: web.Request) -> str:
+    """The client's X-Request-ID where it is one, else a new one."""
+    given = request.headers.get(X_REQUEST_ID)
+    if given is not None and _REQUEST_ID.fullmatch(given):
+        return given
+    return uuid.uuid4().hex
+
+
+def single(request: web.Request, name: str) -> str | None:
+    """The value of a header that may be given once. Raises Problem `bad-header`."""
+    values = request.headers.getall(name, ())
+    if len(values) > 1:
+        raise Problem("bad-header", f"{name} is given more than once")
+    return values[0] if values else None
+
+
+async def visit(request: web.Request) -> Visit:
+    """The site of the path, and who sends the request. Raises SiteNotFound, Problem."""
+    api = request.app[API]
+    name = request.match_info["site"]
+    try:
+        site = await api.sites.get(check_site(name))
+    except BadAddress:
+        site = None  # no site can have this name
+    if site is None:
+        raise SiteNotFound(name[:63])
+    request[SITE] = site
+    header = single(request, hdrs.AUTHORIZATION)
+    return Visit(site, None if header is None else api.verifier.caller(site, bearer(header)))
+
+
+def thread_of(request: web.Request, site: Site) -> Thread:
+    """The thread of the path. Raises BadAddress.
+
+    The key is decoded from the raw request target: in the framework's decoded path `%25FF`, which is the key
+    `%FF`, looks like `%FF`, which is not UTF-8.
+    """
+    key = decode_thread_key(request.rel_url.raw_path.split("/", _THREAD_SEGMENT + 1)[_THREAD_SEGMENT])
+    return Thread(key, thread_stream_id(site.name, key))
+
+
+def comment_of(request: web.Request) -> UUID:
+    """The comment of the path. Raises CommentNotFound."""
+    raw = request.match_info["comment"]
+    comment_id = parse_comment_id(raw)
+    if comment_id is None:
+        raise CommentNotFound(raw[:36])
+    return comment_id

@@ -1,0 +1,60 @@
+"""What the handlers stand on, given to the application by whoever makes it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from aiohttp import web
+
+from services.api.auth import Verifier
+from services.api.cursors import Cursors
+from services.api.metrics import Metrics
+from services.eventlog.appenders import Appenders
+from services.eventlog.inbox import Inbox
+from services.eventlog.keys import Keyring, MasterKey
+from services.eventlog.log import EventLog
+from services.eventlog.sites import Sites
+from services.projection.reader import ThreadReader
+from services.settings import Settings
+
+Check = Callable[[], Awaitable[None]]
+"""Asks a dependency whether it is usable; raises what it raises where it is not."""
+
+
+@dataclass(slots=True)
+class Drain:
+    """Whether the process takes its leave: `/readyz` is 503 from then on."""
+
+    begun: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """Everything that a request may need."""
+
+    settings: Settings
+    sites: Sites
+    log: EventLog
+    keyring: Keyring
+    appenders: Appenders
+    reader: ThreadReader
+    inbox: Inbox
+    master: MasterKey
+    metrics: Metrics
+    postgres: Check
+    redis: Check
+    drain: Drain = field(default_factory=Drain)
+    verifier: Verifier = field(default_factory=Verifier)
+    body_timeout: float = 20.0
+    """Seconds that a request's body may take to arrive."""
+    cursors: Cursors = field(init=False)
+    idempotency_key: bytes = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cursors", Cursors(self.master.derived("cursor")))
+        object.__setattr__(self, "idempotency_key", self.master.derived("idempotency"))
+
+
+API: Final = web.AppKey("api", Api)

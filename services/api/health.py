@@ -1,0 +1,78 @@
+"""Whether the process lives, whether it can serve, and what it has counted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from ipaddress import ip_address
+from typing import Final
+
+import orjson
+from aiohttp import web
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from services.api.deps import API
+from services.api.problems import Problem
+
+_PATIENCE: Final = 2.0
+"""Seconds that a dependency has to answer."""
+
+Finding = dict[str, str]
+
+
+async def healthz(_: web.Request) -> web.Response:
+    """The process answers. Nothing outside of it is asked."""
+    return _answer("ok", {"process": {"status": "ok", "detail": "answers"}})
+
+
+async def readyz(request: web.Request) -> web.Response:
+    """503 only where Postgres or its schema is unusable, or the process drains; `degraded` without Redis."""
+    api = request.app[API]
+    postgres, redis = await asyncio.gather(_check(api.postgres), _check(api.redis))
+    checks = {"postgres": postgres, "redis": redis}
+    if api.drain.begun:
+        checks["process"] = {"status": "failed", "detail": "drains"}
+    if api.drain.begun or postgres["status"] != "ok":
+        return _answer("unavailable", checks)
+    return _answer("ok" if redis["status"] == "ok" else "degraded", checks)
+
+
+async def metrics(request: web.Request) -> web.Response:
+    """Prometheus' text format, for the networks that the settings name."""
+    api = request.app[API]
+    peer = request.remote
+    try:
+        # A peer on a unix socket has no address: whoever may open the socket may read this.
+        address = None if not peer else ip_address(peer.partition("%")[0])
+    except ValueError:
+        raise Problem("forbidden", "metrics are for the networks in THREADLOG_METRICS_NETWORKS") from None
+    if address is not None:
+        mapped = getattr(address, "ipv4_mapped", None)
+        if not any((mapped or address) in network for network in api.settings.metrics_networks):
+            raise Problem("forbidden", "metrics are for the networks in THREADLOG_METRICS_NETWORKS")
+    return web.Response(
+        body=api.metrics.exposition(),
+        headers={"Content-Type": CONTENT_TYPE_LATEST, "Cache-Control": "no-store"},
+    )
+
+
+async def _check(ask: Callable[[], Awaitable[None]]) -> Finding:
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            await ask()
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is what this route reports
+        # The message may name hosts and users: the kind of error is enough for everyone.
+        return {"status": "failed", "detail": type(error).__name__}
+    return {"status": "ok", "detail": "answers"}
+
+
+def _answer(status: str, checks: dict[str, Finding]) -> web.Response:
+    headers = {"Cache-Control": "no-store"}
+    if status == "unavailable":
+        headers["Retry-After"] = "1"
+    return web.Response(
+        status=503 if status == "unavailable" else 200,
+        body=orjson.dumps({"status": status, "checks": checks}),
+        content_type="application/json",
+        headers=headers,
+    )

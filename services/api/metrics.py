@@ -1,0 +1,81 @@
+"""What the API counts, for Prometheus. One table of all names is in `docs/metrics.md`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from services.api.problems import CODE_OF, NOT_OPEN
+from services.errors import CommentNotOpen, Refusal
+from services.eventlog.appender import Committed
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000)
+
+
+class Metrics:
+    """The API's metrics in a registry of their own. `registry` is exposed by `/metrics`."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = CollectorRegistry() if registry is None else registry
+        self._requests = Histogram(
+            "threadlog_request_seconds",
+            "Requests answered, by method, route template and status.",
+            ("method", "route", "status"),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._refusals = Counter(
+            "threadlog_refusals_total", "Commands refused, by code.", ("code",), registry=self.registry
+        )
+        self._commands = Histogram(
+            "threadlog_append_batch_commands",
+            "Commands in one transaction.",
+            buckets=_BATCHES,
+            registry=self.registry,
+        )
+        self._append = Histogram(
+            "threadlog_append_seconds",
+            "From a batch's first attempt to its commit.",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._events = Counter(
+            "threadlog_events_appended_total", "Events appended, by lane.", ("lane",), registry=self.registry
+        )
+        self._queue = Gauge(
+            "threadlog_append_queue_commands", "Commands that wait for a batch.", registry=self.registry
+        )
+        self._cold = Gauge(
+            "threadlog_cold_reads", "Reads that found no view, since the start.", registry=self.registry
+        )
+
+    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        """A request was answered."""
+        self._requests.labels(method, route, str(status)).observe(seconds)
+
+    def committed(self, batch: Committed) -> None:
+        """An appender finished a batch: `Appenders(on_committed=…)`."""
+        self._commands.observe(batch.commands)
+        self._append.observe(batch.seconds)
+        if batch.events:
+            self._events.labels(str(batch.lane)).inc(batch.events)
+        for refusal in batch.refusals:
+            self._refusals.labels(code_of(refusal)).inc()
+
+    def watch(self, queued: Callable[[], int], cold: Callable[[], int]) -> None:
+        """Read the length of the write queue and the number of cold reads whenever they are asked for."""
+        self._queue.set_function(lambda: float(queued()))
+        self._cold.set_function(lambda: float(cold()))
+
+    def exposition(self) -> bytes:
+        """All of it in Prometheus' text format, 0.0.4."""
+        return generate_latest(self.registry)
+
+
+def code_of(refusal: Refusal) -> str:
+    """The code of the problem that a refusal is answered with."""
+    if isinstance(refusal, CommentNotOpen):
+        return NOT_OPEN.get(refusal.state, "comment-hidden")
+    return CODE_OF.get(type(refusal), "invalid")

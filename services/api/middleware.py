@@ -1,0 +1,160 @@
+"""What is done to every request: bounds, errors as problems, headers, metrics, the access log.
+
+One middleware, since each one costs every request. Neither query, body nor token is ever logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import structlog
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
+from multidict import istr
+
+from services.api.bodies import MAX_BODY
+from services.api.context import REQUEST_ID, SITE, X_REQUEST_ID, request_id
+from services.api.deps import API
+from services.api.problems import Problem, problem_of
+
+MAX_LINE: Final = 8190
+"""The longest request target, in bytes."""
+MAX_HEADERS: Final = 16384
+"""All of a request's headers together, in bytes."""
+
+_NOSNIFF: Final = istr("X-Content-Type-Options")
+_VARY: Final = "Authorization, Accept-Encoding, Origin"
+_EXPOSED: Final = "ETag, Location, RateLimit, Retry-After, Threadlog-Stale, Threadlog-Version, X-Request-ID"
+_TAKEN_HEADERS: Final = (
+    "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, Last-Event-ID, X-Request-ID"
+)
+_READS: Final = frozenset({"GET", "HEAD"})
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+_access = structlog.get_logger("threadlog.access")
+_log = structlog.get_logger("threadlog.api")
+
+
+@web.middleware
+async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The outermost step of every request."""
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    request[REQUEST_ID] = request_id(request)
+    response: web.StreamResponse
+    try:
+        _bounded(request)
+        response = await handler(request)
+    except (Exception, web.HTTPException) as error:  # noqa: BLE001 - the edge: whatever it is, it is answered
+        response = answer_to(request, error)
+    finish(request, response)
+    seconds = loop.time() - started
+    route = route_of(request)
+    method = request.method if request.method in _METHODS else "other"
+    request.app[API].metrics.answered(method, route, response.status, seconds)
+    _access.info(
+        "request",
+        request_id=request[REQUEST_ID],
+        method=method,
+        route=route,
+        status=response.status,
+        ms=round(seconds * 1000, 2),
+    )
+    return response
+
+
+def answer_to(request: web.Request, error: Exception) -> web.Response:
+    """The problem that an error is answered with. What nobody foresaw is logged, and is 500."""
+    problem = problem_of(error)
+    if problem is None:
+        problem = Problem("internal")
+        _log.error("request failed", request_id=request[REQUEST_ID], route=route_of(request), exc_info=error)
+    return problem.response(request[REQUEST_ID])
+
+
+def finish(request: web.Request, response: web.StreamResponse) -> None:
+    """Set the headers of every answer."""
+    headers = response.headers
+    headers[X_REQUEST_ID] = request[REQUEST_ID]
+    headers[_NOSNIFF] = "nosniff"
+    headers[hdrs.VARY] = _VARY
+    if hdrs.CACHE_CONTROL not in headers:
+        headers[hdrs.CACHE_CONTROL] = "private, no-store"
+    if hdrs.ORIGIN in request.headers:
+        _share(request, response)
+
+
+def route_of(request: web.Request) -> str:
+    """The route's template, which names no thread and nobody."""
+    resource = request.match_info.route.resource
+    return "other" if resource is None else resource.canonical
+
+
+def _share(request: web.Request, response: web.StreamResponse) -> None:
+    """CORS: anonymous reads are for everyone, all else for the site's origins (contract, section 7)."""
+    origin = request.headers[hdrs.ORIGIN]
+    if request.method in _READS and hdrs.AUTHORIZATION not in request.headers:
+        allowed = "*"
+    elif (site := request.get(SITE)) is not None and origin in site.settings.origins:
+        allowed = origin
+    else:
+        return
+    response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = allowed
+    response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = _EXPOSED
+
+
+async def preflight(request: web.Request) -> web.Response:
+    """OPTIONS: which methods there are, and, asked by a browser for another origin, which it may use."""
+    methods = ", ".join(sorted(route.method for route in _routes_here(request)))
+    response = web.Response(status=204, headers={hdrs.ALLOW: methods, hdrs.CACHE_CONTROL: "no-store"})
+    origin, wanted = request.headers.get(hdrs.ORIGIN), request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_METHOD)
+    if origin is None or wanted is None:
+        return response
+    site = await request.app[API].sites.get(request.match_info["site"])
+    if site is not None and origin in site.settings.origins:
+        allowed, may = origin, methods
+    elif wanted in _READS:
+        allowed, may = "*", "GET, HEAD"
+    else:
+        return response
+    response.headers.update(
+        {
+            hdrs.ACCESS_CONTROL_ALLOW_ORIGIN: allowed,
+            hdrs.ACCESS_CONTROL_ALLOW_METHODS: may,
+            hdrs.ACCESS_CONTROL_ALLOW_HEADERS: _TAKEN_HEADERS,
+            hdrs.ACCESS_CONTROL_MAX_AGE: "7200",
+        }
+    )
+    return response
+
+
+def _routes_here(request: web.Request) -> list[web.AbstractRoute]:
+    resource = request.match_info.route.resource
+    return [] if resource is None else list(resource)
+
+
+async def expect(request: web.Request) -> web.Response | None:
+    """`Expect: 100-continue` is granted, unless the body is announced as too large: then it need not be sent.
+    aiohttp asks before any middleware."""
+    request[REQUEST_ID] = request_id(request)
+    problem: Problem | None = None
+    if request.headers[hdrs.EXPECT].lower() != "100-continue":
+        problem = Problem("bad-header", "Expect takes 100-continue")
+    elif request.content_length is not None and request.content_length > MAX_BODY:
+        problem = Problem("too-large", headers={"Connection": "close"})
+    if problem is None:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0
+        return None
+    response = problem.response(request[REQUEST_ID])
+    finish(request, response)
+    return response
+
+
+def _bounded(request: web.Request) -> None:
+    """Raises Problem where address or headers are too long. Far longer ones the parser refuses by itself."""
+    if len(request.raw_path) > MAX_LINE:
+        raise Problem("uri-too-long", f"an address has at most {MAX_LINE:,} bytes")
+    if sum(len(name) + len(value) for name, value in request.raw_headers) > MAX_HEADERS:
+        raise Problem("headers-too-large", f"headers have at most {MAX_HEADERS:,} bytes in all")

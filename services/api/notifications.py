@@ -1,0 +1,104 @@
+"""The caller's inbox."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Final
+from uuid import UUID
+
+import orjson
+from aiohttp import hdrs, web
+
+from services.api.answers import own
+from services.api.bodies import NotificationsRead, body_of
+from services.api.context import Visit, visit
+from services.api.deps import API, Api
+from services.api.problems import invalid
+from services.api.queries import NoQuery, NotificationsQuery, query_of
+from services.core.node import decode
+from services.core.pagejson import comment_json
+from services.core.thread import CommentState, timestamp
+from services.errors import CommentNotFound
+from services.eventlog.inbox import Notification
+
+_AT_ONCE: Final = 16
+"""Comments of one answer that are read at the same time."""
+
+_ID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+
+async def inbox(request: web.Request) -> web.Response:
+    """The caller's notifications, newest first, each with its comment as it is now."""
+    api = request.app[API]
+    here = await visit(request)
+    caller = here.signed_in()
+    query = query_of(request, NotificationsQuery)
+    site = here.site.name
+    scope = f"{site}\n{query.state}\n{caller.id}".encode()
+    after = None if query.after is None else api.cursors.identity(scope, query.after)
+    found = await api.inbox.page(site, caller.id, query.state, after, query.limit + 1)
+    shown = found[: query.limit]
+    items: list[dict[str, object]] = []
+    for start in range(0, len(shown), _AT_ONCE):
+        some = shown[start : start + _AT_ONCE]
+        items += await asyncio.gather(*(_item(api, here, notification) for notification in some))
+    body = {
+        "items": items,
+        "after": api.cursors.identified(scope, shown[-1].id) if len(found) > len(shown) else None,
+        "unread": await api.inbox.unread(site, caller.id),
+    }
+    return own(orjson.dumps(body))
+
+
+async def mark_read(request: web.Request) -> web.Response:
+    """Mark notifications as read: those named, or one and all before it."""
+    api = request.app[API]
+    here = await visit(request)
+    caller = here.signed_in()
+    query_of(request, NoQuery)
+    asked, _ = await body_of(request, NotificationsRead)
+    if asked.ids is not None:
+        ids = [_uuid(raw, f"ids.{place}") for place, raw in enumerate(asked.ids)]
+        await api.inbox.mark_read(here.site.name, caller.id, ids)
+    elif asked.through is not None:
+        await api.inbox.mark_read(here.site.name, caller.id, _uuid(asked.through, "through"))
+    return web.Response(status=204, headers={hdrs.CACHE_CONTROL: "private, no-store"})
+
+
+def _uuid(raw: str, field: str) -> UUID:
+    if not _ID.fullmatch(raw):
+        raise invalid(field, "is not an id")
+    return UUID(raw)
+
+
+async def _item(api: Api, here: Visit, notification: Notification) -> dict[str, object]:
+    comment: orjson.Fragment | None = None
+    actor: orjson.Fragment | None = None
+    try:
+        found = await api.reader.comment(notification.stream_id, notification.comment_id)
+    except CommentNotFound:
+        pass  # the view cannot show it: the notification is told all the same
+    else:
+        comment = orjson.Fragment(
+            comment_json(
+                found.picked,
+                found.path,
+                found.head,
+                comment_url=here.site.settings.comment_url,
+                reader=here.reader,
+            )
+        )
+        node = decode(found.picked.raw)
+        if node.state is CommentState.VISIBLE:
+            actor = orjson.Fragment(node.author)
+    return {
+        "id": str(notification.id),
+        "event_id": str(notification.event_id),
+        "reason": notification.reason,
+        "thread": {"key": notification.key, "title": notification.title, "url": notification.url},
+        "comment": comment,
+        "actor": actor,
+        "created_at": timestamp(notification.created_at),
+        "read": notification.read,
+    }

@@ -1,0 +1,120 @@
+"""The API process: its application on real servers, from start to a clean stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from services.api.app import create_app, runner
+from services.api.deps import Api
+from services.api.metrics import Metrics
+from services.eventlog.appender import Committed
+from services.eventlog.appenders import Appenders
+from services.eventlog.inbox import Inbox
+from services.eventlog.migrate import check
+from services.pokes import Poker
+from services.settings import Settings
+from services.wiring import Resources, resources
+
+_BACKLOG: Final = 1024
+
+_log = structlog.get_logger("threadlog.api")
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A running API: what its handlers stand on, and the address that it listens on."""
+
+    api: Api
+    resources: Resources
+    host: str
+    port: int
+
+
+@contextlib.asynccontextmanager
+async def api_on(found: Resources) -> AsyncIterator[Api]:
+    """What the handlers need, on open resources: the appenders run, batches poke the workers."""
+    settings = found.settings
+    metrics = Metrics()
+    poker = Poker(settings.broker)
+
+    def committed(batch: Committed) -> None:
+        metrics.committed(batch)
+        if batch.moved:
+            poker.poke(batch.moved)
+
+    appenders = Appenders(
+        settings.database_url,
+        found.lanes,
+        on_committed=committed,
+        max_batch=settings.max_batch,
+        max_queue=settings.max_queue,
+    )
+
+    async def postgres() -> None:
+        async with found.pool.acquire() as connection:
+            await check(connection)
+
+    async def redis() -> None:
+        await found.redis.ping()
+
+    poker.start()
+    try:
+        await appenders.start()
+        try:
+            yield Api(
+                settings=settings,
+                sites=found.sites,
+                log=found.log,
+                keyring=found.keyring,
+                appenders=appenders,
+                reader=found.reader,
+                inbox=Inbox(found.pool),
+                master=found.master,
+                metrics=metrics,
+                postgres=postgres,
+                redis=redis,
+            )
+        finally:
+            await appenders.stop()
+    finally:
+        await asyncio.to_thread(poker.stop)
+
+
+@contextlib.asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[Serving]:
+    """The API listening at `settings.host` and `.port` (0: any free one).
+
+    Ends by refusing new connections, answering the requests under way, and committing what was taken.
+    Raises what `resources` raises, and OSError where the port is taken.
+    """
+    async with resources(settings) as found, api_on(found) as api:
+        running = runner(create_app(api))
+        await running.setup()
+        try:
+            await web.TCPSite(running, settings.host, settings.port, backlog=_BACKLOG).start()
+            address = running.addresses[0]
+            yield Serving(api, found, str(address[0]), int(address[1]))
+        finally:
+            api.drain.begun = True
+            await running.cleanup()
+
+
+async def serve(settings: Settings, started: Callable[[Serving], None] = lambda _: None) -> None:
+    """Serve until SIGINT or SIGTERM. `started` is told the address once it listens."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(name, stop.set)
+    async with serving(settings) as running:
+        _log.info("listening", host=running.host, port=running.port)
+        started(running)
+        await stop.wait()
+        _log.info("stopping")

@@ -1,0 +1,105 @@
+"""A thread: what it is, what changes of it, and its log."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import orjson
+from aiohttp import web
+
+from schema.events.envelope import Recorded
+from services.api.answers import etag, head_of, read, written
+from services.api.bodies import ThreadChange, body_of
+from services.api.comments import title_text, url_text
+from services.api.context import thread_of, visit
+from services.api.deps import API
+from services.api.queries import EventsQuery, NoQuery, ReadQuery, query_of
+from services.api.writing import correlation_id, event_id, idempotency
+from services.core.commands import ChangeThread
+from services.core.pagejson import thread_json
+from services.core.thread import timestamp
+from services.errors import VersionNotReached
+from services.readmodel.records import Head
+
+
+async def one(request: web.Request) -> web.Response:
+    """The thread; one that has no events yet is empty, at version 0."""
+    api = request.app[API]
+    here = await visit(request)
+    thread = thread_of(request, here.site)
+    query = query_of(request, ReadQuery)
+    found, stale = await api.reader.thread(thread.stream_id, query.min_version)
+    head = head_of(found, thread.key)
+    tag = etag(head, thread.stream_id, here)
+    return read(request, here, thread_json(head), tag, head.version, stale=stale)
+
+
+async def change(request: web.Request) -> web.Response:
+    """Describe, close or reopen the thread, opened or not."""
+    api = request.app[API]
+    here = await visit(request)
+    thread = thread_of(request, here.site)
+    caller = here.moderator()
+    query_of(request, NoQuery)
+    asked, raw = await body_of(request, ThreadChange)
+    given = asked.model_fields_set
+    describe: dict[Literal["title", "url"], str | None] = {}
+    if "title" in given:
+        describe["title"] = title_text(asked.title, "title")
+    if "url" in given:
+        describe["url"] = url_text(asked.url, "url")
+    appended = await api.appenders.submit(
+        ChangeThread(
+            site=here.site.name,
+            stream_id=thread.stream_id,
+            event_id=event_id(),
+            actor=caller.actor,
+            correlation_id=correlation_id(request),
+            idempotency=idempotency(request, thread.stream_id, caller.id, raw),
+            key=thread.key,
+            describe=describe,
+            closed=asked.state == "closed" if "state" in given else None,
+        )
+    )
+    head: Head | None = None
+    if appended.version:
+        head, _ = await api.reader.thread(thread.stream_id, appended.version)
+    return written(appended.status, appended.version, thread_json(head_of(head, thread.key)))
+
+
+async def events(request: web.Request) -> web.Response:
+    """The thread's log as recorded, without what is sealed."""
+    api = request.app[API]
+    here = await visit(request)
+    thread = thread_of(request, here.site)
+    here.moderator()
+    query = query_of(request, EventsQuery)
+    head = await api.log.head(thread.stream_id)
+    version, last_hash = (0, b"") if head is None else head
+    if query.min_version is not None and query.min_version > version:
+        raise VersionNotReached(query.min_version, version)
+    found = await api.log.events_after(thread.stream_id, query.after, query.limit)
+    after = found[-1].version if found and found[-1].version < version else None
+    body = orjson.dumps({"items": [recorded(event) for event in found], "after": after})
+    name = head_of(Head(version, last_hash), thread.key)
+    tag = etag(name, thread.stream_id, here, "events", query.after, query.limit)
+    return read(request, here, body, tag, version)
+
+
+def recorded(event: Recorded) -> dict[str, object]:
+    """An event as recorded (contract, section 12)."""
+    return {
+        "position": event.position,
+        "lane": event.lane,
+        "stream": str(event.stream_id),
+        "version": event.version,
+        "event_id": str(event.event_id),
+        "type": event.type,
+        "schema_version": event.schema_version,
+        "actor": event.actor_id,
+        "correlation_id": event.correlation_id,
+        "causation_id": None if event.causation_id is None else str(event.causation_id),
+        "recorded_at": timestamp(event.recorded_at),
+        "data": orjson.Fragment(event.data),
+        "hash": event.hash.hex(),
+    }

@@ -1,0 +1,94 @@
+"""What all writes share: the Idempotency-Key, the event's id, the way into the log."""
+
+from __future__ import annotations
+
+import hmac
+import os
+import re
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+from uuid import UUID
+
+from aiohttp import hdrs, web
+
+from services.api.context import IDEMPOTENCY_KEY, REQUEST_ID, single
+from services.api.deps import API, Api
+from services.api.problems import Problem
+from services.core.addresses import new_event_id
+from services.core.commands import Command, Idempotency
+from services.errors import KeyDestroyed
+from services.eventlog.batch import Appended
+
+_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
+_REVISION: Final = re.compile(r'"([1-9][0-9]{0,8})"')
+
+
+def event_id() -> UUID:
+    """A new UUIDv7."""
+    return new_event_id(time.time_ns() // 1_000_000, os.urandom(10))
+
+
+def correlation_id(request: web.Request) -> str:
+    """What the events of this request are found by."""
+    return request[REQUEST_ID]
+
+
+def idempotency(request: web.Request, stream_id: UUID, actor_id: str, body: bytes) -> Idempotency | None:
+    """The HMACs of the Idempotency-Key, in its scope of stream and author, and of the request.
+
+    The request is its method, its route and what the path names, If-Match and body. Raises Problem
+    `bad-header` for a key that is none.
+    """
+    key = single(request, IDEMPOTENCY_KEY)
+    if key is None:
+        return None
+    if not _KEY.fullmatch(key):
+        raise Problem("bad-header", "an Idempotency-Key is 1 to 255 visible ASCII characters")
+    secret = request.app[API].idempotency_key
+    resource = request.match_info.route.resource
+    path = (
+        "" if resource is None else resource.canonical,
+        request.match_info["site"],
+        stream_id.hex,
+        request.match_info.get("comment", "").lower(),
+    )
+    return Idempotency(
+        _mac(secret, b"key", stream_id.bytes, actor_id.encode(), key.encode()),
+        _mac(
+            secret,
+            b"request",
+            request.method.encode(),
+            "\n".join(path).encode(),
+            request.headers.get(hdrs.IF_MATCH, "").encode("utf-8", "surrogateescape"),
+            body,
+        ),
+    )
+
+
+def _mac(secret: bytes, *parts: bytes) -> bytes:
+    """HMAC-SHA256 over the parts, each behind its length, so that no two lists of them look alike."""
+    return hmac.digest(secret, b"".join(len(part).to_bytes(4, "big") + part for part in parts), "sha256")
+
+
+def expected_revision(request: web.Request) -> int:
+    """The revision in If-Match. Raises Problem `revision-required` or `bad-header`."""
+    given = single(request, hdrs.IF_MATCH)
+    if given is None:
+        raise Problem("revision-required")
+    found = _REVISION.fullmatch(given.strip())
+    if found is None:
+        raise Problem("bad-header", 'If-Match takes one revision, as in "1"')
+    return int(found[1])
+
+
+async def submit(api: Api, command: Callable[[], Awaitable[Command]]) -> Appended:
+    """Append what the command adds. Where the key that it was sealed under is gone, it is made once more.
+
+    Raises what `Appenders.submit` raises.
+    """
+    try:
+        return await api.appenders.submit(await command())
+    except KeyDestroyed as gone:
+        api.keyring.forget(gone.key_id)
+        return await api.appenders.submit(await command())

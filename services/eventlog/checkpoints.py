@@ -1,0 +1,134 @@
+"""How far the followers of the log are, and the dead letters they left."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from services.errors import PoisonEvent
+from services.eventlog.queries import QUERIES
+
+
+class Projection(StrEnum):
+    """What follows the log."""
+
+    VIEW = "view"
+    NOTIFICATIONS = "notifications"
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """An event that a projection could not apply. Its stream is parked before it; `build` is the release."""
+
+    projection: Projection
+    stream_id: UUID
+    version: int
+    event_id: UUID
+    reason: str
+    build: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """How far the notifier is in a stream, and which projections are parked there."""
+
+    notified: int
+    parked: frozenset[str]
+
+
+class DeadLetters:
+    """The events that wait for a release, or an operator, who knows what to do with them."""
+
+    def __init__(self, pool: asyncpg.Pool[Any], build: str) -> None:
+        """`build`: the release that buries."""
+        self._pool = pool
+        self.build = build
+
+    async def bury(self, projection: Projection, event: PoisonEvent) -> None:
+        """Record that the projection stands before this event. Again for the same event changes nothing."""
+        await self._pool.execute(
+            QUERIES["bury"],
+            projection,
+            event.stream_id,
+            event.version,
+            event.event_id,
+            event.reason[:1000].replace("\0", "?"),
+            self.build,
+        )
+
+    async def among(self, projection: Projection, stream_ids: Collection[UUID]) -> dict[UUID, int]:
+        """Those of these streams that are parked, with the version of the event they stand before."""
+        rows = await self._pool.fetch(QUERIES["dead_among"], projection, list(stream_ids))
+        return {row["stream_id"]: row["version"] for row in rows}
+
+    async def resurrect(self, projection: Projection, stream_id: UUID, version: int) -> None:
+        """Take the dead letter away: the projection has reached `version`."""
+        await self._pool.execute(QUERIES["resurrect"], projection, stream_id, version)
+
+    async def of_other_builds(self, limit: int = 100) -> list[DeadLetter]:
+        """Dead letters that another release left."""
+        rows = await self._pool.fetch(QUERIES["dead_of_other_builds"], self.build, limit)
+        return [_letter(row) for row in rows]
+
+    async def page(self, after: tuple[str, UUID] = ("", UUID(int=0)), limit: int = 1000) -> list[DeadLetter]:
+        """Dead letters in the order of (projection, stream)."""
+        rows = await self._pool.fetch(QUERIES["dead_letters"], *after, limit)
+        return [_letter(row) for row in rows]
+
+    async def counts(self) -> dict[Projection, int]:
+        """How many there are of each projection."""
+        rows = await self._pool.fetch(QUERIES["dead_counts"])
+        return dict.fromkeys(Projection, 0) | {Projection(row["projection"]): row["letters"] for row in rows}
+
+
+def _letter(row: asyncpg.Record) -> DeadLetter:
+    projection, *rest = row
+    return DeadLetter(Projection(projection), *rest)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stream's events in one stretch of a lane: the first and last position, the last version."""
+
+    stream_id: UUID
+    version: int
+    first: int
+    last: int
+    recorded_at: datetime
+    thread: bool
+
+
+class LaneCheckpoints:
+    """What the sweeper of lanes reads and writes, on its own connection."""
+
+    def __init__(self, connection: asyncpg.Connection[Any]) -> None:
+        self._connection = connection
+
+    async def position(self, lane: int) -> int:
+        """Up to where every thread of the lane was seen to be caught up."""
+        return int(await self._connection.fetchval(QUERIES["sweeper_checkpoint"], lane) or 0)
+
+    async def move(self, lane: int, position: int) -> None:
+        """Move the checkpoint forward; a position before it is ignored."""
+        await self._connection.execute(QUERIES["move_sweeper_checkpoint"], lane, position)
+
+    async def window(self, lane: int, after: int, size: int, settled: float) -> list[Span]:
+        """What happened at the `size` positions after `after`, as far as it is `settled` seconds old."""
+        rows = await self._connection.fetch(QUERIES["sweep_window"], lane, after, size, settled)
+        return [Span(*row) for row in rows]
+
+    async def head(self, lane: int) -> int:
+        """The position of the lane's last event."""
+        return int(await self._connection.fetchval(QUERIES["lane_head"], lane) or 0)
+
+    async def followed(self, stream_ids: Collection[UUID]) -> dict[UUID, Followed]:
+        """How far the notifier is in each of these streams."""
+        rows = await self._connection.fetch(QUERIES["followed"], list(stream_ids))
+        return {row["stream_id"]: Followed(row["notified"], frozenset(row["parked"])) for row in rows}

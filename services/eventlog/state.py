@@ -1,0 +1,202 @@
+"""The decision state of one stream: what is stored, what a fold of the log says, and how they differ.
+
+Everything here is a projection of the log; `verify` compares it and a replay repairs it, row by row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+import orjson
+from asyncpg.pool import PoolConnectionProxy
+
+from services.core.site import SiteState
+from services.core.thread import Comment, ThreadState
+from services.eventlog.queries import QUERIES
+
+Connection = asyncpg.Connection | PoolConnectionProxy
+Row = tuple[Any, ...]
+
+STREAM: Final = (
+    "site",
+    "key",
+    "version",
+    "hash",
+    "recorded_at",
+    "closed",
+    "visible",
+    "described_by",
+    "title",
+    "url",
+    "settings",
+)
+COMMENT: Final = (
+    "comment_id",
+    "stream_id",
+    "posted",
+    "parent",
+    "depth",
+    "author_id",
+    "key_id",
+    "text_mac",
+    "state",
+    "revision",
+    "created_at",
+    "edited_at",
+    "edited_by",
+    "version",
+    "text_version",
+    "report_weight",
+    "path",
+)
+
+
+@dataclass(slots=True)
+class DecisionState:
+    """The rows of one stream: `stream` is None where it has none."""
+
+    stream: Row | None = None
+    comments: dict[UUID, Row] = field(default_factory=dict)
+    reports: dict[tuple[UUID, str], int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One value that is not what a replay of the log gives. `kind` is the table or kind of key it lies in,
+    `path` leads to it there."""
+
+    kind: str
+    path: str
+    stored: object
+    replayed: object
+
+
+def comment_row(stream_id: UUID, c: Comment) -> Row:
+    """A comment as the decision state keeps it."""
+    return (
+        c.id,
+        stream_id,
+        c.posted,
+        c.parent,
+        c.depth,
+        c.author_id,
+        c.key_id,
+        c.text_mac,
+        c.state.value,
+        c.revision,
+        c.created_at,
+        c.edited_at,
+        c.edited_by,
+        c.version,
+        c.text_version,
+        c.report_weight,
+        c.path,
+    )
+
+
+def of_thread(t: ThreadState) -> DecisionState:
+    """What a folded thread's decision state must be."""
+    if t.version == 0:
+        return DecisionState()
+    return DecisionState(
+        stream=(
+            t.site,
+            t.key,
+            t.version,
+            t.last_hash,
+            t.recorded_at,
+            t.closed,
+            t.visible,
+            t.described_by,
+            t.title,
+            t.url,
+            None,
+        ),
+        comments={c.id: comment_row(t.stream_id, c) for c in t.comments.values()},
+        reports=dict(t.reported),
+    )
+
+
+def of_site(site: SiteState, recorded_at: object) -> DecisionState:
+    """What a folded site's decision state must be."""
+    if site.version == 0:
+        return DecisionState()
+    settings = site.settings.model_dump()
+    nothing = (None, None, None)
+    return DecisionState(
+        stream=(site.site, None, site.version, site.last_hash, recorded_at, False, 0, *nothing, settings)
+    )
+
+
+async def stored(connection: Connection, stream_id: UUID) -> DecisionState:
+    """The rows of a stream. Run it in a transaction whose snapshot holds them together."""
+    found = await connection.fetchrow(QUERIES["stream_state"], stream_id)
+    comments = await connection.fetch(QUERIES["comments_state"], stream_id)
+    reports = await connection.fetch(QUERIES["reports_state"], stream_id)
+    stream = None
+    if found is not None:
+        *values, settings = tuple(found)
+        stream = (*values, None if settings is None else orjson.loads(settings))
+    return DecisionState(
+        stream,
+        {row["comment_id"]: tuple(row) for row in comments},
+        {(row["comment_id"], row["reporter_id"]): row["version"] for row in reports},
+    )
+
+
+def differences(kept: DecisionState, replayed: DecisionState) -> Iterator[Difference]:
+    """Each value of the stored state that is not what the log gives."""
+    yield from _compare("streams", "", STREAM, kept.stream, replayed.stream)
+    for comment_id in kept.comments.keys() | replayed.comments.keys():
+        yield from _compare(
+            "comments",
+            str(comment_id),
+            COMMENT,
+            kept.comments.get(comment_id),
+            replayed.comments.get(comment_id),
+        )
+    for pair in kept.reports.keys() | replayed.reports.keys():
+        before, after = kept.reports.get(pair), replayed.reports.get(pair)
+        if before != after:
+            yield Difference("reports", f"{pair[0]} by {pair[1]}", before, after)
+
+
+def _compare(
+    kind: str, path: str, names: tuple[str, ...], kept: Row | None, replayed: Row | None
+) -> Iterator[Difference]:
+    if kept == replayed:
+        return
+    if kept is None or replayed is None:
+        yield Difference(kind, path, _there(kept), _there(replayed))
+        return
+    for name, before, after in zip(names, kept, replayed, strict=True):
+        if before != after:
+            yield Difference(kind, f"{path}.{name}" if path else name, before, after)
+
+
+def _there(row: Row | None) -> str:
+    return "no row" if row is None else "a row"
+
+
+async def repair(connection: Connection, stream_id: UUID, lane: int, replayed: DecisionState) -> int:
+    """Write what differs, under the lane's lock; the number of rows changed."""
+    kept = await stored(connection, stream_id)
+    changed = 0
+    if replayed.stream is not None and replayed.stream != kept.stream:
+        *values, settings = replayed.stream
+        encoded = None if settings is None else orjson.dumps(settings).decode()
+        await connection.execute(QUERIES["repair_stream"], stream_id, lane, *values, encoded)
+        changed += 1
+    rows = [row for key, row in replayed.comments.items() if kept.comments.get(key) != row]
+    await connection.executemany(QUERIES["repair_comment"], rows)
+    reports = [
+        (comment_id, reporter, stream_id, version)
+        for (comment_id, reporter), version in replayed.reports.items()
+        if kept.reports.get((comment_id, reporter)) != version
+    ]
+    await connection.executemany(QUERIES["repair_report"], reports)
+    return changed + len(rows) + len(reports)

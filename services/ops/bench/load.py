@@ -1,0 +1,235 @@
+"""The load generator: posts comments over kept connections, each of which sends its next when it is answered.
+
+`python -m services.ops.bench.load` is a process of its own. It takes one JSON object a line on its standard
+input, first a `Target`, then a `Round` for each round, and answers each round with a `Result` on a line.
+It speaks just as much HTTP as the answers need (a Content-Length, no chunks): a full client would cost more
+than the server that is measured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from random import Random
+from typing import Final, TypedDict
+
+import orjson
+import uvloop
+
+from services.ops.bench import prose
+
+_BODIES: Final = 2_000
+_PARENTS: Final = 16
+_REPLIES: Final = 0.5
+_ID: Final = slice(7, 43)
+"""Where the comment's id stands in an answer: it begins with `{"id":"`."""
+
+
+class Target(TypedDict):
+    """What all rounds have in common. `tokens` belong to as many authors."""
+
+    site: str
+    tokens: list[str]
+    threads: int
+    seed: int
+
+
+class Round(TypedDict):
+    """One round: `seconds` are counted, `warm` seconds before them are not."""
+
+    port: int
+    connections: int
+    warm: float
+    seconds: float
+
+
+class Result(TypedDict):
+    """What a round gave. `posts` were answered with 201 in `seconds`; latencies in seconds; `sent` and
+    `cpu_seconds` (of this process) count the warming too. `statuses`: all answers by status."""
+
+    posts: int
+    sent: int
+    seconds: float
+    wall_seconds: float
+    cpu_seconds: float
+    p50: float
+    p99: float
+    statuses: dict[str, int]
+    broken: int
+
+
+class Writer:
+    """Writes the requests of one run: which author says what, below what, in which thread."""
+
+    def __init__(self, target: Target) -> None:
+        self._random = Random(target["seed"])
+        self._threads = [f"story-{number}" for number in range(target["threads"])]
+        self._site = target["site"]
+        self._tokens = [token.encode() for token in target["tokens"]]
+        self._bodies = [orjson.dumps(prose.body(self._random)) for _ in range(_BODIES)]
+        self._posted: list[list[bytes]] = [[] for _ in self._threads]
+        self._run = os.urandom(8).hex().encode()
+        self._count = 0
+
+    def request(self) -> tuple[int, bytes]:
+        """A request, and the number of the thread that it goes to. Half of them are replies."""
+        random = self._random
+        self._count += 1
+        number = int(random.random() * len(self._threads))
+        posted = self._posted[number]
+        body = b'{"body":' + self._bodies[int(random.random() * _BODIES)]
+        if posted and random.random() < _REPLIES:
+            body += b',"parent_id":"' + posted[int(random.random() * len(posted))] + b'"}'
+        else:
+            body += b"}"
+        return number, (
+            b"POST /v1/sites/%b/threads/%b/comments HTTP/1.1\r\nHost: bench\r\n"
+            b"Authorization: Bearer %b\r\nIdempotency-Key: %b-%d\r\n"
+            b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+            % (
+                self._site.encode(),
+                self._threads[number].encode(),
+                self._tokens[int(random.random() * len(self._tokens))],
+                self._run,
+                self._count,
+                len(body),
+                body,
+            )
+        )
+
+    def answered(self, number: int, body: bytes) -> None:
+        """Remember a comment to reply to; of each thread a few, so that replies do not nest without end."""
+        posted = self._posted[number]
+        if len(posted) < _PARENTS:
+            posted.append(body[_ID])
+        elif self._random.random() < 0.1:
+            posted[int(self._random.random() * _PARENTS)] = body[_ID]
+
+    def forget(self) -> None:
+        """Reply to nothing that was posted so far: the next server does not know it."""
+        self._posted = [[] for _ in self._threads]
+
+
+class Count:
+    """What the connections of one round add up to."""
+
+    def __init__(self) -> None:
+        self.counting = False
+        self.stopping = False
+        self.latencies: list[float] = []
+        self.statuses: dict[str, int] = {}
+        self.sent = 0
+        self.broken = 0
+
+
+class Poster(asyncio.Protocol):
+    """One kept connection."""
+
+    def __init__(self, writer: Writer, count: Count) -> None:
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._writer = writer
+        self._count = count
+        self._transport: asyncio.Transport | None = None
+        self._buffer = b""
+        self._number = 0
+        self._sent_at = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._send()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._count.broken += not self._count.stopping
+        self.closed.set_result(None)
+
+    def data_received(self, data: bytes) -> None:
+        answer = split(self._buffer + data if self._buffer else data)
+        if answer is None:
+            self._buffer += data
+            return
+        self._buffer = b""
+        status, _, body = answer
+        count = self._count
+        if status == "201":
+            self._writer.answered(self._number, body)
+            if count.counting:
+                count.latencies.append(time.perf_counter() - self._sent_at)
+        count.statuses[status] = count.statuses.get(status, 0) + 1
+        if count.stopping:
+            assert self._transport is not None
+            self._transport.close()
+        else:
+            self._send()
+
+    def _send(self) -> None:
+        assert self._transport is not None
+        self._number, request = self._writer.request()
+        self._count.sent += 1
+        self._sent_at = time.perf_counter()
+        self._transport.write(request)
+
+
+def split(answer: bytes) -> tuple[str, bytes, bytes] | None:
+    """Status, head and body of an answer that is complete; None for one that is not."""
+    end = answer.find(b"\r\n\r\n")
+    if end < 0:
+        return None
+    head = answer[:end].lower()
+    begin = head.find(b"\r\ncontent-length:")
+    size = 0 if begin < 0 else int(head[begin + 17 :].split(b"\r\n", 1)[0])
+    body = answer[end + 4 :]
+    if len(body) < size:
+        return None
+    return head[9:12].decode(), head, body
+
+
+async def drive(writer: Writer, asked: Round) -> Result:
+    """One round."""
+    loop = asyncio.get_running_loop()
+    count = Count()
+    cpu, began = time.process_time(), time.perf_counter()
+    posters = [
+        (await loop.create_connection(lambda: Poster(writer, count), "127.0.0.1", asked["port"]))[1]
+        for _ in range(asked["connections"])
+    ]
+    await asyncio.sleep(asked["warm"])
+    count.counting = True
+    started = time.perf_counter()
+    await asyncio.sleep(asked["seconds"])
+    count.counting = False
+    seconds = time.perf_counter() - started
+    count.stopping = True
+    await asyncio.wait([poster.closed for poster in posters], timeout=30)
+    latencies = sorted(count.latencies)
+    return Result(
+        posts=len(latencies),
+        sent=sum(count.statuses.values()),
+        seconds=seconds,
+        wall_seconds=time.perf_counter() - began,
+        cpu_seconds=time.process_time() - cpu,
+        p50=quantile(latencies, 0.5),
+        p99=quantile(latencies, 0.99),
+        statuses=count.statuses,
+        broken=count.broken,
+    )
+
+
+def quantile(ordered: list[float], share: float) -> float:
+    """The value below which `share` of the ordered values lie; 0 where there are none."""
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
+
+
+def main() -> None:
+    """Answer rounds until the input ends."""
+    writer = Writer(orjson.loads(sys.stdin.buffer.readline()))
+    for line in sys.stdin.buffer:
+        result = uvloop.run(drive(writer, orjson.loads(line)))
+        sys.stdout.buffer.write(orjson.dumps(result) + b"\n")
+        sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()

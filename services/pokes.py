@@ -1,0 +1,166 @@
+"""Pokes: hints to the workers that threads moved. Lost, repeated or late, they change nothing but latency.
+
+A message names streams, never content, and is built by the actor's name: whoever pokes imports no worker.
+What a lost message would have done, the sweeper finds in the log within seconds; so nothing here retries.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Collection, Iterable
+from typing import Final
+from uuid import UUID
+
+import dramatiq
+import redis
+from dramatiq.brokers.redis import RedisBroker
+from dramatiq.middleware import AgeLimit, Middleware
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+_log = logging.getLogger(__name__)
+
+PROJECT_QUEUE: Final = "threadlog-project"
+PROJECT_ACTOR: Final = "project"
+"""Brings views up to the log. Takes `stream_ids`: a list of UUIDs as text."""
+NOTIFY_QUEUE: Final = "threadlog-notify"
+NOTIFY_ACTOR: Final = "notify"
+"""Tells people of replies. Takes `stream_ids`, as the other one does."""
+
+QUEUES: Final = {PROJECT_ACTOR: PROJECT_QUEUE, NOTIFY_ACTOR: NOTIFY_QUEUE}
+ACTORS: Final = tuple(QUEUES)
+
+_NAMESPACE: Final = "threadlog"
+_MAX_AGE_MS: Final = 60_000
+_DEAD_TTL_MS: Final = 60_000
+_REFUSED_S: Final = 0.5
+
+
+def make_broker(url: str, *middleware: Middleware) -> RedisBroker:
+    """The broker at `url`, connected when it is first used.
+
+    Of Dramatiq's middleware only AgeLimit is taken: a hint that waited a minute is stale, since the sweeper
+    has given it again, and after an outage a queue of them must not stand before the new ones. There is no
+    Retries: the log knows what is still to do, a failed message does not. Without it the others (TimeLimit,
+    ShutdownNotifications, Callbacks, Pipelines) have nothing to act on. Dropped messages are kept for a
+    minute, not Dramatiq's seven days.
+    """
+    client = redis.Redis.from_url(
+        url, socket_connect_timeout=2.0, socket_timeout=5.0, retry=Retry(NoBackoff(), 1)
+    )
+    return RedisBroker(  # type: ignore[no-untyped-call]
+        client=client,
+        namespace=_NAMESPACE,
+        dead_message_ttl=_DEAD_TTL_MS,
+        middleware=[AgeLimit(max_age=_MAX_AGE_MS), *middleware],
+    )
+
+
+def queue_key(queue: str) -> str:
+    """The Redis list that holds the ids of a queue's waiting messages; its length is the queue's."""
+    return f"{_NAMESPACE}:{queue}"
+
+
+def message(actor: str, stream_ids: Iterable[UUID]) -> dramatiq.Message[None]:
+    """The message that makes `actor` look at these streams."""
+    return dramatiq.Message(
+        queue_name=QUEUES[actor],
+        actor_name=actor,
+        args=(),
+        kwargs={"stream_ids": [str(stream_id) for stream_id in stream_ids]},
+        options={},
+    )
+
+
+class Poker:
+    """Sends pokes from one thread of its own, for callers that must not wait, such as an event loop.
+
+    Streams that are poked while a message is under way gather, each once, and go together. Where the broker
+    is away, its queue full, or more streams gather than `limit`, pokes are dropped and counted.
+    """
+
+    def __init__(
+        self,
+        broker_url: str,
+        *,
+        limit: int = 20_000,
+        streams_per_message: int = 100,
+        queue_limit: int = 2_000,
+    ) -> None:
+        """`limit`: streams that wait for one actor; `queue_limit`: messages that wait in one queue."""
+        self._broker = make_broker(broker_url)
+        self._limit = limit
+        self._per_message = streams_per_message
+        self._queue_limit = queue_limit
+        self._waiting: dict[str, dict[UUID, None]] = {actor: {} for actor in ACTORS}
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="poker", daemon=True)
+        self._silent_until = 0.0
+        self._away = False
+        self.sent = 0
+        """Messages sent."""
+        self.dropped = 0
+        """Pokes of one actor about one stream that were dropped."""
+
+    def start(self) -> None:
+        """Start the sending thread. Raises nothing where the broker is away."""
+        self._thread.start()
+
+    def poke(self, stream_ids: Iterable[UUID], actors: Collection[str] = ACTORS) -> None:
+        """Have the actors look at these streams soon. Returns at once."""
+        ids = list(stream_ids)
+        with self._changed:
+            for actor in actors:
+                waiting = self._waiting[actor]
+                for stream_id in ids:
+                    if len(waiting) < self._limit or stream_id in waiting:
+                        waiting[stream_id] = None
+                    else:
+                        self.dropped += 1
+            self._changed.notify()
+
+    def stop(self, patience: float = 2.0) -> None:
+        """Send what waits, for at most `patience` seconds, and end the thread."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join(patience)
+        if not self._thread.is_alive():
+            self._broker.client.close()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopping or any(self._waiting.values()))
+                taken, self._waiting = self._waiting, {actor: {} for actor in ACTORS}
+                if self._stopping and not any(taken.values()):
+                    return
+            for actor, streams in taken.items():
+                ids = list(streams)
+                for start in range(0, len(ids), self._per_message):
+                    self._send(actor, ids[start : start + self._per_message])
+
+    def _send(self, actor: str, stream_ids: list[UUID]) -> None:
+        if time.monotonic() < self._silent_until:
+            self.dropped += len(stream_ids)
+            return
+        try:
+            if self._broker.client.llen(queue_key(QUEUES[actor])) >= self._queue_limit:
+                self.dropped += len(stream_ids)
+                return
+            self._broker.enqueue(message(actor, stream_ids))
+        except (redis.RedisError, OSError) as error:
+            self.dropped += len(stream_ids)
+            self._silent_until = time.monotonic() + _REFUSED_S
+            if not self._away:
+                _log.warning("the broker is away, the sweeper will catch up: %s", error)
+            self._away = True
+        else:
+            self.sent += 1
+            if self._away:
+                _log.info("the broker is back")
+            self._away = False

@@ -1,0 +1,145 @@
+"""Verify: fold the log and compare it with what is served, writing nothing.
+
+The view is compared at its own version, and so is the decision state: neither need be up to the log, and
+writes go on meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+
+from schema.events.envelope import EPOCH
+from services.core.node import decode
+from services.core.page import FoldIndex, Placed
+from services.core.site import SiteState, evolve_site
+from services.core.thread import ThreadState
+from services.errors import StreamBroken, Unavailable
+from services.eventlog import state
+from services.eventlog.log import EventLog
+from services.eventlog.state import Difference
+from services.projection.advance import Projector
+from services.projection.fold import verify_chain
+from services.readmodel.records import Head
+
+_TRIES: Final = 10
+"""How often a view that moves while it is read is read again."""
+
+
+class Verifier:
+    """Compares what is served with the log."""
+
+    def __init__(self, pool: asyncpg.Pool[Any], log: EventLog, projector: Projector) -> None:
+        self._pool = pool
+        self._log = log
+        self._projector = projector
+
+    async def thread(self, stream_id: UUID) -> list[Difference]:
+        """Everything of one thread that a replay would change.
+
+        Raises PoisonEvent, UnknownEventType; Unavailable where its view moves faster than it can be read.
+        """
+        found = list(await self._decision(stream_id))
+        found.extend(await self._view(stream_id))
+        return found
+
+    async def site(self, stream_id: UUID) -> list[Difference]:
+        """Everything of a site's own stream that a replay would change."""
+        kept = await self._stored(stream_id)
+        site, recorded_at = SiteState(stream_id), EPOCH
+        async for events in self._log.pages(stream_id, to=_version(kept)):
+            for event in events:
+                evolve_site(site, event)
+                recorded_at = event.recorded_at
+        return list(state.differences(kept, state.of_site(site, recorded_at)))
+
+    async def chain(self, stream_id: UUID) -> int:
+        """Check the stream's versions and its hash chain; its length. Raises StreamBroken."""
+        previous, version = bytes(32), 0
+        async for events in self._log.pages(stream_id):
+            verify_chain(previous, version, events)
+            previous, version = events[-1].hash, events[-1].version
+        head = await self._log.head(stream_id)
+        if head is not None and head[0] > version:
+            raise StreamBroken(stream_id, head[0], f"the log ends at version {version}")
+        return version
+
+    async def _stored(self, stream_id: UUID) -> state.DecisionState:
+        async with (
+            self._pool.acquire() as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            return await state.stored(connection, stream_id)
+
+    async def _decision(self, stream_id: UUID) -> Iterator[Difference]:
+        kept = await self._stored(stream_id)
+        thread = ThreadState(stream_id)
+        await self._projector.structure(thread, to=_version(kept))
+        return state.differences(kept, state.of_thread(thread))
+
+    async def _view(self, stream_id: UUID) -> list[Difference]:
+        views = self._projector.views
+        for _ in range(_TRIES):
+            head = await views.head(stream_id)
+            if head is None:
+                return []
+            stored = {placed.posted: placed async for placed in views.dump(stream_id, head.build)}
+            if await views.head(stream_id) == head:
+                index = await self._projector.index(stream_id, to=head.version)
+                return [*_heads(head, index), *_compare(stored, index)]
+        raise Unavailable(f"the view of {stream_id} moves faster than it can be read")
+
+
+def _version(kept: state.DecisionState) -> int:
+    version: int = 0 if kept.stream is None else kept.stream[2]
+    return version
+
+
+def _heads(head: Head, index: FoldIndex) -> Iterator[Difference]:
+    replayed = Head.of(index.thread, head.build)
+    for name in ("version", "hash", "site", "key", "title", "url", "described_by", "closed", "visible"):
+        before, after = getattr(head, name), getattr(replayed, name)
+        if before != after:
+            yield Difference("view head", name, before, after)
+
+
+def _compare(stored: dict[int, Placed], index: FoldIndex) -> Iterator[Difference]:
+    replayed = {placed.posted: placed for placed in index.placed()}
+    for posted in sorted(stored.keys() | replayed.keys()):
+        before, after = stored.get(posted), replayed.get(posted)
+        if before == after:
+            continue
+        if before is None or after is None:
+            yield Difference("view nodes", str(posted), _there(before), _there(after))
+            continue
+        yield from _placed(str(posted), before, after)
+
+
+def _placed(path: str, before: Placed, after: Placed) -> Iterator[Difference]:
+    if before.known_as != after.known_as:
+        yield Difference("view ids", path, before.known_as, after.known_as)
+    if before.descendants != after.descendants:
+        yield Difference("view descendants", path, before.descendants, after.descendants)
+    if before.children != after.children:
+        yield Difference("view order", path, before.children, after.children)
+    if before.raw != after.raw:
+        yield from _nodes(path, before.raw, after.raw)
+
+
+def _nodes(path: str, before: bytes, after: bytes) -> Iterator[Difference]:
+    try:
+        stored, replayed = decode(before), decode(after)
+    except ValueError:
+        yield Difference("view nodes", path, before, after)
+        return
+    for name in ("parent", "state", "depth", "version", "id", "author", "text", "times"):
+        one, other = getattr(stored, name), getattr(replayed, name)
+        if one != other:
+            yield Difference("view nodes", f"{path}.{name}", one, other)
+
+
+def _there(placed: Placed | None) -> str:
+    return "no comment" if placed is None else "a comment"

@@ -1,0 +1,89 @@
+"""What the workers count. Every process counts for itself; `exposition` adds them up.
+
+`METRICS` is the table that the documentation is checked against.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, values
+
+DIRECTORY: Final = "PROMETHEUS_MULTIPROC_DIR"
+"""The variable by which prometheus_client learns where the processes' counts lie."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric as it is exposed."""
+
+    name: str
+    kind: Literal["counter", "gauge"]
+    labels: tuple[str, ...]
+    help: str
+
+
+METRICS: Final = (
+    Metric(
+        "threadlog_worker_messages_total",
+        "counter",
+        ("actor", "outcome"),
+        "Messages handled: outcome done, or failed where at least one stream has to be looked at again.",
+    ),
+    Metric("threadlog_projected_events_total", "counter", (), "Events brought into views by workers."),
+    Metric("threadlog_notifications_total", "counter", (), "Notifications written."),
+    Metric(
+        "threadlog_sweeper_pokes_total",
+        "counter",
+        ("projection",),
+        "Streams that the sweeper found behind and poked: lost hints, and what has failed.",
+    ),
+    Metric(
+        "threadlog_lag_events",
+        "gauge",
+        ("lane", "projection"),
+        "Events of the lane from the first that a projection lacks, events of the last second left out.",
+    ),
+    Metric(
+        "threadlog_lag_seconds",
+        "gauge",
+        ("lane", "projection"),
+        "Age of the first event of the lane that a projection lacks, in seconds; 0 where it lacks none.",
+    ),
+    Metric("threadlog_dead_letters", "gauge", ("projection",), "Streams parked before an event."),
+    Metric("threadlog_queue_messages", "gauge", ("queue",), "Messages that wait in a queue of the broker."),
+)
+_BY_NAME: Final = {metric.name: metric for metric in METRICS}
+
+
+class WorkerMetrics:
+    """The metrics of one worker process. To be made once in a process."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        """Counts go to the files of PROMETHEUS_MULTIPROC_DIR where it is set, else stay in this process."""
+        if os.environ.get(DIRECTORY):
+            # prometheus_client chooses when it is first imported, which may have been before the variable
+            # was set, in the process that this one was forked from.
+            values.ValueClass = values.MultiProcessValue()  # type: ignore[no-untyped-call]
+        self._registry = registry
+        self.messages = self._counter("threadlog_worker_messages_total")
+        self.projected = self._counter("threadlog_projected_events_total")
+        self.notifications = self._counter("threadlog_notifications_total")
+        self.swept = self._counter("threadlog_sweeper_pokes_total")
+        self.lag_events = self._gauge("threadlog_lag_events")
+        self.lag_seconds = self._gauge("threadlog_lag_seconds")
+        self.dead_letters = self._gauge("threadlog_dead_letters")
+        self.queue = self._gauge("threadlog_queue_messages")
+
+    def _counter(self, name: str) -> Counter:
+        metric = _BY_NAME[name]
+        return Counter(name, metric.help, metric.labels, registry=self._registry)
+
+    def _gauge(self, name: str) -> Gauge:
+        # Only the process that holds a lease measures: what it said last is what counts.
+        metric = _BY_NAME[name]
+        return Gauge(
+            name, metric.help, metric.labels, registry=self._registry, multiprocess_mode="livemostrecent"
+        )

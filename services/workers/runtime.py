@@ -1,0 +1,177 @@
+"""What one worker process stands on. It lives on the event loop that Dramatiq's AsyncIO middleware runs, is
+made after the fork, and goes before that loop does."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+from uuid import UUID
+
+from services.errors import PoisonEvent, Unavailable, UnknownEventType
+from services.eventlog.checkpoints import DeadLetters, Projection
+from services.pokes import NOTIFY_ACTOR, PROJECT_ACTOR, Poker
+from services.projection.advance import Projector
+from services.settings import Settings
+from services.wiring import connect_redis, resources
+from services.workers.caretaker import Caretaker
+from services.workers.metrics import WorkerMetrics
+from services.workers.notifier import Notifier
+from services.workers.projector import FAULTS, Following
+
+_log = logging.getLogger(__name__)
+
+_AS_IT_LIES: Final = "0"
+
+_OPEN_S: Final = 30.0
+"""How long a message waits for this process to be connected before it is given up."""
+_AGAIN_S: Final = 1.0
+_NOTIFY_AT_ONCE: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    projector: Projector
+    following: Following
+    notifier: Notifier
+    letters: DeadLetters
+    caretaker: asyncio.Task[None]
+
+
+def release() -> str:
+    """The release that dead letters name; 0 where the code runs from a folder and was never installed."""
+    try:
+        return version("threadlog")
+    except PackageNotFoundError:
+        return _AS_IT_LIES
+
+
+class Runtime:
+    """Opens what the actors need, closes it, and handles their messages in between."""
+
+    def __init__(self, settings: Settings, metrics: WorkerMetrics) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._task: asyncio.Task[None] | None = None
+        self._opened: asyncio.Future[_Opened] | None = None
+        self._closing: asyncio.Event | None = None
+        self._telling: asyncio.Semaphore | None = None
+        self._counted = 0
+
+    async def start(self) -> None:
+        """Begin to connect; messages wait until that has succeeded."""
+        self._opened = asyncio.get_running_loop().create_future()
+        self._closing = asyncio.Event()
+        self._telling = asyncio.Semaphore(_NOTIFY_AT_ONCE)
+        self._task = asyncio.create_task(self._run(self._opened, self._closing), name="worker-runtime")
+
+    async def quiesce(self) -> None:
+        """Leave the periodic work to others; messages under way may finish."""
+        if self._opened is not None and self._opened.done():
+            self._opened.result().caretaker.cancel()
+
+    async def close(self) -> None:
+        """Disconnect."""
+        if self._task is None or self._closing is None or self._opened is None:
+            return
+        self._closing.set()
+        if not self._opened.done():
+            self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def project(self, stream_ids: Sequence[UUID]) -> None:
+        """Handle a message of the actor `project`."""
+        opened = await self._ready()
+        await self._count(PROJECT_ACTOR, lambda: opened.following.project(stream_ids))
+        projected, self._counted = opened.projector.projected - self._counted, opened.projector.projected
+        self._metrics.projected.inc(projected)
+
+    async def notify(self, stream_ids: Sequence[UUID]) -> None:
+        """Handle a message of the actor `notify`."""
+        opened = await self._ready()
+        await self._count(NOTIFY_ACTOR, lambda: self._tell(opened, stream_ids))
+
+    async def _count(self, actor: str, handle: Callable[[], Awaitable[int]]) -> None:
+        outcome = "failed"
+        try:
+            if not await handle():
+                outcome = "done"
+        except FAULTS as error:
+            _log.warning("a message to %s was given up: %s: %s", actor, type(error).__name__, error)
+        finally:
+            self._metrics.messages.labels(actor, outcome).inc()
+
+    async def _tell(self, opened: _Opened, stream_ids: Sequence[UUID]) -> int:
+        parked = await opened.letters.among(Projection.NOTIFICATIONS, stream_ids)
+        outcomes = await asyncio.gather(
+            *(self._tell_of(opened, stream_id, parked.get(stream_id)) for stream_id in set(stream_ids)),
+            return_exceptions=True,
+        )
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return outcomes.count(False)
+
+    async def _tell_of(self, opened: _Opened, stream_id: UUID, dead: int | None) -> bool:
+        assert self._telling is not None
+        try:
+            async with self._telling:
+                told = await opened.notifier.notify(stream_id)
+            self._metrics.notifications.inc(told)
+            if dead is not None:
+                await opened.letters.resurrect(Projection.NOTIFICATIONS, stream_id, dead)
+        except UnknownEventType as error:
+            _log.warning("notifications wait for a newer release: %s", error)
+            return False
+        except PoisonEvent as error:
+            _log.error("notifications of a thread are parked: %s", error)
+            await opened.letters.bury(Projection.NOTIFICATIONS, error)
+        except FAULTS as error:
+            _log.warning("nobody was told of %s: %s: %s", stream_id, type(error).__name__, error)
+            return False
+        return True
+
+    async def _ready(self) -> _Opened:
+        if self._opened is None:
+            raise Unavailable("this worker has not started")
+        return await asyncio.wait_for(asyncio.shield(self._opened), _OPEN_S)
+
+    async def _run(self, opened: asyncio.Future[_Opened], closing: asyncio.Event) -> None:
+        while not closing.is_set():
+            try:
+                await self._hold(opened, closing)
+            except FAULTS as error:
+                _log.warning("this worker cannot connect: %s: %s", type(error).__name__, error)
+                await asyncio.sleep(_AGAIN_S)
+
+    async def _hold(self, opened: asyncio.Future[_Opened], closing: asyncio.Event) -> None:
+        settings = self._settings
+        async with resources(settings) as made:
+            letters = DeadLetters(made.pool, release())
+            following = Following(made.projector, letters)
+            poker = Poker(settings.broker)
+            broker = connect_redis(settings.broker)
+            caretaker = asyncio.create_task(
+                Caretaker(
+                    settings.database_url,
+                    views=made.views,
+                    broker=broker,
+                    letters=letters,
+                    following=following,
+                    poker=poker,
+                    metrics=self._metrics,
+                ).run(),
+                name="caretaker",
+            )
+            poker.start()
+            opened.set_result(_Opened(made.projector, following, Notifier(made.pool), letters, caretaker))
+            try:
+                await closing.wait()
+            finally:
+                caretaker.cancel()
+                await asyncio.gather(caretaker, return_exceptions=True)
+                await asyncio.to_thread(poker.stop)
+                await broker.aclose()

@@ -1,0 +1,226 @@
+"""The sweeper: finds in the log what no message told the workers.
+
+It walks a lane's positions from its checkpoint, window by window. A thread whose view exists and lies behind
+an event, or whose notifier does, is poked and remembered as a straggler with the first such position; it is
+looked at again after 1, 2, 4 … 60 seconds until it has caught up or is parked.
+
+What never happens is that an event is passed over: the stored checkpoint lies before the first position of
+every straggler, and a sweeper that starts anew walks from there. What a stuck thread (its event is of a newer
+release, say) does hold up is only that checkpoint: the walk itself goes on ahead of it, in memory.
+The stragglers are bounded. While they are too many, the walk waits for some to catch up; if none does for a
+minute, it goes on, poking without remembering more, and begins again from the checkpoint once it has reached
+the end, at most once a minute.
+
+Two sweepers of one lane at once do no harm, but to each other's pokes; the lock only saves work.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import Enum, auto
+from typing import Final
+from uuid import UUID
+
+from services.eventlog.checkpoints import Followed, LaneCheckpoints, Projection, Span
+from services.readmodel.records import Head
+from services.readmodel.views import Views
+
+WINDOW: Final = 1_000
+"""Positions read at once."""
+
+WINDOWS: Final = 10
+"""Windows walked in one round."""
+
+SETTLED_S: Final = 1.0
+"""Events younger than this are left to their own messages."""
+
+STRAGGLERS: Final = 10_000
+
+_STUCK_S: Final = 60.0
+_LONGEST_WAIT_S: Final = 60.0
+
+Behind = Mapping[Projection, Collection[UUID]]
+
+
+@dataclass(slots=True)
+class _Straggler:
+    version: int
+    first: int
+    recorded_at: datetime
+    projections: frozenset[Projection]
+    wait: float = 1.0
+    due: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """How far a projection is behind in a lane."""
+
+    events: int
+    seconds: float
+
+
+class Walk(Enum):
+    """Where a round's walk ended."""
+
+    END = auto()
+    """At the lane's end."""
+    MORE = auto()
+    """Somewhere before it: the next round may follow at once."""
+    WAITS = auto()
+    """Nowhere: it waits for stragglers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What one round found."""
+
+    lag: Mapping[Projection, Lag]
+    walk: Walk
+
+
+@dataclass(slots=True)
+class Sweeper:
+    """Sweeps one lane. `poke` is called with the streams that are behind, by projection."""
+
+    lane: int
+    checkpoints: LaneCheckpoints
+    views: Views
+    poke: Callable[[Behind], None]
+    window: int = WINDOW
+    settled: float = SETTLED_S
+    limit: int = STRAGGLERS
+    clock: Callable[[], float] = time.monotonic
+    _stragglers: dict[UUID, _Straggler] = field(default_factory=dict)
+    _cursor: int | None = None
+    _stored: int = 0
+    _forgotten: int | None = None
+    """The first position that was left behind without being remembered."""
+    _caught_up_at: float = 0.0
+    _began_at: float = 0.0
+
+    async def round(self) -> Round:
+        """Look at the stragglers that are due, walk on, store how far everything is caught up."""
+        if self._cursor is None:
+            self._cursor = self._stored = await self.checkpoints.position(self.lane)
+            self._caught_up_at = self._began_at = self.clock()
+        await self._revisit()
+        walk = await self._walk()
+        await self._store()
+        return Round(await self._lag(walk), walk)
+
+    async def _revisit(self) -> None:
+        now = self.clock()
+        due = [stream_id for stream_id, straggler in self._stragglers.items() if straggler.due <= now]
+        for start in range(0, len(due), self.window):
+            asked = {
+                stream_id: self._stragglers[stream_id].version
+                for stream_id in due[start : start + self.window]
+            }
+            behind = await self._behind(asked)
+            for stream_id in asked:
+                if stream_id in behind:
+                    straggler = self._stragglers[stream_id]
+                    straggler.projections = behind[stream_id]
+                    straggler.due = now + straggler.wait
+                    straggler.wait = min(2 * straggler.wait, _LONGEST_WAIT_S)
+                else:
+                    del self._stragglers[stream_id]
+                    self._caught_up_at = now
+            self._poke(behind)
+
+    async def _walk(self) -> Walk:
+        assert self._cursor is not None
+        for _ in range(WINDOWS):
+            if self._full() and self.clock() - self._caught_up_at < _STUCK_S:
+                return Walk.WAITS
+            spans = await self.checkpoints.window(self.lane, self._cursor, self.window, self.settled)
+            if not spans:
+                if self._forgotten is not None and self.clock() - self._began_at >= _STUCK_S:
+                    self._cursor, self._forgotten, self._began_at = self._stored, None, self.clock()
+                return Walk.END
+            threads = {span.stream_id: span for span in spans if span.thread}
+            behind = await self._behind({span.stream_id: span.version for span in threads.values()})
+            for stream_id, projections in behind.items():
+                self._remember(threads[stream_id], projections)
+            self._poke(behind)
+            self._cursor = max(span.last for span in spans)
+        return Walk.MORE
+
+    def _full(self) -> bool:
+        return len(self._stragglers) >= self.limit
+
+    def _remember(self, span: Span, projections: frozenset[Projection]) -> None:
+        known = self._stragglers.get(span.stream_id)
+        if known is not None:
+            known.version = max(known.version, span.version)
+            known.first = min(known.first, span.first)
+        elif not self._full():
+            now = self.clock()
+            self._stragglers[span.stream_id] = _Straggler(
+                span.version, span.first, span.recorded_at, projections, due=now + 1.0
+            )
+        elif self._forgotten is None:
+            self._forgotten = span.first
+        else:
+            self._forgotten = min(self._forgotten, span.first)
+
+    async def _behind(self, versions: Mapping[UUID, int]) -> dict[UUID, frozenset[Projection]]:
+        """Which of these threads have not reached these versions, and in what."""
+        if not versions:
+            return {}
+        followed = await self.checkpoints.followed(versions)
+        heads = await self.views.heads(list(versions))
+        found = {}
+        for stream_id, version in versions.items():
+            projections = _lacking(version, followed.get(stream_id), heads.get(stream_id))
+            if projections:
+                found[stream_id] = projections
+        return found
+
+    def _poke(self, behind: Mapping[UUID, frozenset[Projection]]) -> None:
+        if behind:
+            self.poke(
+                {
+                    projection: [one for one, lacking in behind.items() if projection in lacking]
+                    for projection in Projection
+                }
+            )
+
+    async def _store(self) -> None:
+        assert self._cursor is not None
+        safe = self._cursor
+        for straggler in self._stragglers.values():
+            safe = min(safe, straggler.first - 1)
+        if self._forgotten is not None:
+            safe = min(safe, self._forgotten - 1)
+        if safe > self._stored:
+            await self.checkpoints.move(self.lane, safe)
+            self._stored = safe
+
+    async def _lag(self, walk: Walk) -> dict[Projection, Lag]:
+        assert self._cursor is not None
+        ended = walk is Walk.END
+        head = self._cursor if ended and not self._stragglers else await self.checkpoints.head(self.lane)
+        now = datetime.now(UTC)
+        lag = {}
+        for projection in Projection:
+            lacking = [one for one in self._stragglers.values() if projection in one.projections]
+            first = min((one.first for one in lacking), default=head + 1 if ended else self._cursor + 1)
+            since = min((one.recorded_at for one in lacking), default=now)
+            lag[projection] = Lag(max(0, head - first + 1), max(0.0, (now - since).total_seconds()))
+        return lag
+
+
+def _lacking(version: int, followed: Followed | None, head: Head | None) -> frozenset[Projection]:
+    parked = followed.parked if followed is not None else frozenset()
+    lacking = set()
+    if head is not None and head.version < version and not (head.stale or Projection.VIEW in parked):
+        lacking.add(Projection.VIEW)
+    notified = followed.notified if followed is not None else 0
+    if notified < version and Projection.NOTIFICATIONS not in parked:
+        lacking.add(Projection.NOTIFICATIONS)
+    return frozenset(lacking)
