@@ -9,8 +9,8 @@ from base64 import b64decode
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, IPvAnyNetwork, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, IPvAnyNetwork, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from services.errors import ConfigurationError
 
@@ -36,6 +36,11 @@ def _is_key(value: SecretStr) -> SecretStr:
     return value
 
 
+def _divided(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Networks = Annotated[tuple[IPvAnyNetwork, ...], NoDecode, BeforeValidator(_divided)]
 PostgresUrl = Annotated[str, _scheme("postgres", "postgresql")]
 RedisUrl = Annotated[str, _scheme("redis", "rediss", "unix")]
 
@@ -48,9 +53,6 @@ class Settings(BaseSettings):
     )
 
     database_url: PostgresUrl = Field(description="The log's Postgres (17 or later).")
-    log_read_url: PostgresUrl | None = Field(
-        None, description="A standby of it for verify, replay and the log's readers; the primary where unset."
-    )
     redis_url: RedisUrl = Field(description="The views' Redis (7 or later) or Valkey.")
     broker_url: RedisUrl | None = Field(
         None,
@@ -64,10 +66,10 @@ class Settings(BaseSettings):
     metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
         None, description="Where `worker` serves /metrics; nowhere where unset."
     )
-    metrics_networks: list[IPvAnyNetwork] = Field(
-        default_factory=lambda: ["127.0.0.0/8", "::1/128"],
+    metrics_networks: Networks = Field(
+        "127.0.0.0/8,::1/128",
         validate_default=True,
-        description="Networks, as a JSON list, whose clients may read the API's /metrics.",
+        description="Networks, divided by commas, whose clients may read the API's /metrics.",
     )
     lanes: Annotated[int, Field(ge=1, le=64)] = Field(
         1, description="Lanes of a new database; `migrate` fixes the number for good."
@@ -110,9 +112,7 @@ class Settings(BaseSettings):
         except ValidationError as error:
             lines = []
             for one in error.errors():
-                name = PREFIX + ".".join(map(str, one["loc"])).upper()
+                name = PREFIX + str(one["loc"][0]).upper()
                 what = "is not set" if one["type"] == "missing" else one["msg"].removeprefix("Value error, ")
                 lines.append(f"{name}: {what}")
             raise ConfigurationError("\n".join(lines)) from error
-        except Exception as error:  # pydantic-settings' own error for a list that is not JSON
-            raise ConfigurationError(f"{PREFIX}…: {error}") from error

@@ -82,7 +82,7 @@ class Upcasters:
     def payload(self, type: str, schema_version: int, data: bytes) -> Json:
         """The payload in its present shape.
 
-        Raises TypeUnknown for what a newer release wrote, PayloadInvalid for what is not JSON.
+        Raises TypeUnknown for what a newer release wrote, PayloadInvalid for what is not a JSON object.
         """
         present = self._present.get(type)
         if present is None or schema_version > present:
@@ -91,6 +91,8 @@ class Upcasters:
             payload: Json = orjson.loads(data)
         except orjson.JSONDecodeError as error:
             raise PayloadInvalid(str(error)) from error
+        if not isinstance(payload, dict):
+            raise PayloadInvalid("not a JSON object")
         while schema_version < present:
             payload = self._steps[type, schema_version](payload)
             schema_version += 1

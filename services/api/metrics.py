@@ -70,7 +70,7 @@ class Metrics:
         self._cold.set_function(lambda: float(cold()))
 
     def exposition(self) -> bytes:
-        """All of it in Prometheus' text format, 0.0.4."""
+        """All of it in Prometheus' text format."""
         return generate_latest(self.registry)
 
 

@@ -78,6 +78,7 @@ def finish(request: web.Request, response: web.StreamResponse) -> None:
     headers = response.headers
     headers[X_REQUEST_ID] = request[REQUEST_ID]
     headers[_NOSNIFF] = "nosniff"
+    headers[hdrs.SERVER] = "threadlog"
     headers[hdrs.VARY] = _VARY
     if hdrs.CACHE_CONTROL not in headers:
         headers[hdrs.CACHE_CONTROL] = "private, no-store"

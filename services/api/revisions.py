@@ -25,7 +25,10 @@ async def revisions(request: web.Request) -> web.Response:
     comment_id = comment_of(request)
     query = query_of(request, ListQuery)
     caller = here.signed_in()
-    found = await api.reader.comment(thread.stream_id, comment_id, query.min_version)
+    # The newest state, not the view's of a moment ago: it decides who may read the texts.
+    head = await api.log.head(thread.stream_id)
+    version = max(query.min_version or 0, 0 if head is None else head[0])
+    found = await api.reader.comment(thread.stream_id, comment_id, version)
     if not caller.moderator:
         sealed_under = await api.log.comment_key(thread.stream_id, comment_id)
         if sealed_under is None or sealed_under[0] != caller.id:

@@ -12,7 +12,8 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from schema.events.envelope import GENESIS, Recorded
-from schema.events.registry import UPCASTERS
+from schema.events.registry import UPCASTERS, PayloadInvalid, TypeUnknown
+from services.errors import PoisonEvent, UnknownEventType
 
 _Reason = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,49}$")]
 
@@ -89,11 +90,24 @@ class SiteState:
 
 
 def evolve_site(site: SiteState, event: Recorded) -> None:
-    """Apply one event of the site's stream in place."""
-    payload = UPCASTERS.payload(event.type, event.schema_version, event.data)
-    if opens := payload.get("opens"):
-        site.site = opens["site"]
-    if event.type == "SiteSettingsChanged":
-        site.settings = site.settings.changed(payload["changes"])
-    site.version = event.version
-    site.last_hash = event.hash
+    """Apply one event of the site's stream in place.
+
+    Raises PoisonEvent where the event cannot follow this state, UnknownEventType where a newer release wrote
+    it. The state is then as it was.
+    """
+    try:
+        payload = UPCASTERS.payload(event.type, event.schema_version, event.data)
+        if event.version != site.version + 1:
+            raise ValueError(f"follows version {site.version}")
+        if event.type != "SiteSettingsChanged":
+            raise ValueError(f"{event.type} is no event of a site")
+        settings = site.settings.changed(payload["changes"])
+        opens = payload.get("opens")
+        name = site.site if opens is None else opens["site"]
+    except TypeUnknown as error:
+        raise UnknownEventType(event.stream_id, event.version, event.event_id, str(error)) from error
+    except (PayloadInvalid, KeyError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise PoisonEvent(event.stream_id, event.version, event.event_id, reason) from error
+    site.site, site.settings = name, settings
+    site.version, site.last_hash = event.version, event.hash

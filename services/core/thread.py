@@ -101,7 +101,7 @@ def evolve(thread: ThreadState, event: Recorded) -> Comment | None:
         comment = apply(thread, event, payload)
     except TypeUnknown as error:
         raise UnknownEventType(event.stream_id, event.version, event.event_id, str(error)) from error
-    except (PayloadInvalid, KeyError, TypeError, ValueError) as error:
+    except (PayloadInvalid, AttributeError, KeyError, TypeError, ValueError) as error:
         raise _poison(event, f"{type(error).__name__}: {error}") from error
     thread.version = event.version
     thread.last_hash = event.hash

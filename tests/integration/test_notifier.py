@@ -45,7 +45,14 @@ async def test_a_reply_is_told_to_its_parents_author_once(log: Writer) -> None:
     assert await checkpoint(log) == own.version
     row = await log.pool.fetchrow("select * from notifications")
     assert row is not None
-    assert (row["site"], row["stream_id"], row["comment_id"], row["reason"], row["actor_id"], row["read_at"]) == (
+    assert (
+        row["site"],
+        row["stream_id"],
+        row["comment_id"],
+        row["reason"],
+        row["actor_id"],
+        row["read_at"],
+    ) == (
         SITE,
         THREAD,
         reply.event_id,

@@ -196,7 +196,7 @@ def test_a_gap_or_a_repeat_is_poison(version: int) -> None:
         ("CommentPosted", 17),
         ("CommentPosted", None),
         ("CommentPosted", {}),
-        ("CommentPosted", {"text_mac": "", "opens": {}}),
+        ("CommentPosted", {"text_mac": "", "opens": {"site": "blog"}}),
         ("CommentPosted", {"text_mac": "", "opens": "blog"}),
         ("CommentPosted", {"text_mac": "", "imported": {"created_at": "long ago"}}),
         ("CommentPosted", {"text_mac": "", "imported": {"created_at": 17}}),

@@ -25,9 +25,7 @@ def told(
 
 def test_a_reply_is_told_to_its_parents_author() -> None:
     comments = {REPLY: Standing("ann", True), PARENT: Standing("bob", True)}
-    assert recipients(SAID, comments) == (
-        Notice("bob", Reason.REPLY, REPLY, REPLY, "ann", SAID.created_at),
-    )
+    assert recipients(SAID, comments) == (Notice("bob", Reason.REPLY, REPLY, REPLY, "ann", SAID.created_at),)
 
 
 def test_nobody_is_told_of_their_own_reply() -> None:

@@ -28,8 +28,9 @@ _ID: Final = slice(7, 43)
 
 
 class Target(TypedDict):
-    """What all rounds have in common. `tokens` belong to as many authors."""
+    """What all rounds have in common: one server. `tokens` belong to as many authors."""
 
+    port: int
     site: str
     tokens: list[str]
     threads: int
@@ -39,7 +40,6 @@ class Target(TypedDict):
 class Round(TypedDict):
     """One round: `seconds` are counted, `warm` seconds before them are not."""
 
-    port: int
     connections: int
     warm: float
     seconds: float
@@ -106,11 +106,6 @@ class Writer:
             posted.append(body[_ID])
         elif self._random.random() < 0.1:
             posted[int(self._random.random() * _PARENTS)] = body[_ID]
-
-    def forget(self) -> None:
-        """Reply to nothing that was posted so far: the next server does not know it."""
-        self._posted = [[] for _ in self._threads]
-
 
 class Count:
     """What the connections of one round add up to."""
@@ -186,13 +181,13 @@ def split(answer: bytes) -> tuple[str, bytes, bytes] | None:
     return head[9:12].decode(), head, body
 
 
-async def drive(writer: Writer, asked: Round) -> Result:
+async def drive(writer: Writer, port: int, asked: Round) -> Result:
     """One round."""
     loop = asyncio.get_running_loop()
     count = Count()
     cpu, began = time.process_time(), time.perf_counter()
     posters = [
-        (await loop.create_connection(lambda: Poster(writer, count), "127.0.0.1", asked["port"]))[1]
+        (await loop.create_connection(lambda: Poster(writer, count), "127.0.0.1", port))[1]
         for _ in range(asked["connections"])
     ]
     await asyncio.sleep(asked["warm"])
@@ -224,9 +219,10 @@ def quantile(ordered: list[float], share: float) -> float:
 
 def main() -> None:
     """Answer rounds until the input ends."""
-    writer = Writer(orjson.loads(sys.stdin.buffer.readline()))
+    target: Target = orjson.loads(sys.stdin.buffer.readline())
+    writer = Writer(target)
     for line in sys.stdin.buffer:
-        result = uvloop.run(drive(writer, orjson.loads(line)))
+        result = uvloop.run(drive(writer, target["port"], orjson.loads(line)))
         sys.stdout.buffer.write(orjson.dumps(result) + b"\n")
         sys.stdout.buffer.flush()
 

@@ -61,9 +61,7 @@ def wxr(
 def jsonl(
     file: File,
     site: Site,
-    thread: Annotated[
-        str, typer.Option("--thread", "-t", help="The key of the thread.", show_default=False)
-    ],
+    thread: Annotated[str, typer.Option("--thread", "-t", help="The key of the thread.", show_default=False)],
     as_json: AsJson = False,
 ) -> None:
     """Import one thread from JSON lines: {"id", "parent_id", "author", "created_at", "body"} on each."""
@@ -87,7 +85,8 @@ def _run(stream: BinaryIO, site: str, records: Open, as_json: bool) -> None:
     except ImportRefused as refused:
         raise UsageRefused(f"the file is refused, and nothing of it was written: {refused}") from refused
     except BaseException:
-        complain(_cut_short(report))
+        if report.added + report.existing + report.placeholders:
+            complain(f"cut short after {report.added:,} new comments; running it again goes on from there")
         raise
     seconds = time.monotonic() - started
     if as_json:
@@ -103,15 +102,18 @@ async def _import(settings: Settings, stream: BinaryIO, site: str, records: Open
 
 
 class _Shown:
-    """Shows an import's progress: bytes while the file is read, then comments."""
+    """Shows an import's progress: bytes while the file is read (of a pipe comments), then comments."""
 
     def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self._size = stream.seek(0, 2)
-        stream.seek(0)
+        self._file = stream if stream.seekable() else None
         self._phase = "reading"
         self._done = 0
-        self._progress = Progress("reading", self._size, unit="bytes")
+        if self._file is None:
+            self._progress = Progress("reading", unit="comments")
+        else:
+            size = self._file.seek(0, 2)
+            self._file.seek(0)
+            self._progress = Progress("reading", size, unit="bytes")
 
     def __enter__(self) -> Self:
         self._progress.__enter__()
@@ -128,15 +130,9 @@ class _Shown:
             self._phase, self._done = step.phase, 0
             self._progress = Progress(step.phase, step.total, unit="comments")
             self._progress.__enter__()
-        done = self._stream.tell() if step.phase == "reading" else step.done
+        done = step.done if self._file is None or step.phase == "writing" else self._file.tell()
         self._progress.advance(done - self._done)
         self._done = done
-
-
-def _cut_short(report: Report) -> str:
-    if not report.added + report.existing + report.placeholders:
-        return "nothing was written"
-    return f"cut short after {report.added:,} new comments; running it again goes on from there"
 
 
 def _as_json(report: Report, site: str, seconds: float) -> dict[str, object]:

@@ -240,7 +240,7 @@ class Spool:
                 progress(report)
 
     def check(self) -> None:
-        """Raise `ImportRefused` where a thread has more than `THREAD_COMMENTS`: asked before any is written."""
+        """Raise `ImportRefused` where a thread has more than `THREAD_COMMENTS`; to be asked first."""
         row = self._db.execute(
             "select key from threads where number ="
             " (select thread from comments group by thread having count(*) > ? limit 1)",

@@ -1,0 +1,305 @@
+"""The log's tables: history refuses to be rewritten, partitions are kept, and no plan scans a table."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import asyncpg
+import orjson
+import pytest
+
+from services.errors import SchemaMismatch
+from services.eventlog import migrate
+from services.eventlog.appender import SESSION
+from services.eventlog.queries import QUERIES
+from tests.conftest import Databases
+
+ROWS = 200_000
+COMMENTS_PER_STREAM = 100
+
+
+@pytest.fixture
+async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(database_url)
+    yield connection
+    await connection.close()
+
+
+async def load(connection: asyncpg.Connection, rows: int) -> None:
+    """Fill the tables as `rows` comments in threads of a hundred would, without the appender."""
+    await connection.execute(
+        """
+        create temp table made as
+        select n, md5('comment' || n)::uuid as comment_id, md5('stream' || n / 100)::uuid as stream_id,
+            1 + n % 100 as version, 'u-' || n % 5000 as author_id, timestamptz '2026-01-01' + n * interval '1 s' as at
+        from generate_series(0, $ROWS - 1) as n;
+        insert into events
+        select n + 1, 0, stream_id, version, comment_id, 'CommentPosted', 1, author_id, 'req', null, at,
+            '{"text_mac":"0123456789abcdef0123456789abcdef"}', sha256(n::text::bytea), comment_id,
+            sha256(n::text::bytea)
+        from made;
+        insert into streams select distinct on (stream_id) stream_id, 0, 'blog', n::text, 100, sha256('x'), at
+        from made;
+        insert into comments
+        select comment_id, stream_id, version, 0, 0, author_id, comment_id, 'mac', 'visible', 1, at, null, null,
+            version, version, 0, ''
+        from made;
+        insert into reports select comment_id, author_id, stream_id, version from made where n % 4 = 0;
+        insert into idempotency
+        select sha256(n::text::bytea), sha256('r'), stream_id, comment_id, version, 201,
+            now() - n % 20 * interval '1 day'
+        from made where n % 2 = 0;
+        insert into author_keys select comment_id, 'blog', n::text, 'wrapped' from made where n % 4 = 0;
+        insert into notifications
+        select 'blog', author_id, comment_id, comment_id, stream_id, comment_id, 'reply', 'u-1', at
+        from made where n % 2 = 0;
+        insert into notifier_checkpoints select stream_id, 1 from streams;
+        drop table made;
+        """.replace("$ROWS", str(rows))
+    )
+
+
+@pytest.fixture(scope="module")
+def large_url(databases: Databases) -> Iterator[str]:
+    """A database of 200,000 comments, analysed."""
+    url = databases.create()
+
+    async def fill() -> None:
+        connection = await asyncpg.connect(url)
+        try:
+            await load(connection, ROWS)
+            await connection.execute("analyze")
+        finally:
+            await connection.close()
+
+    asyncio.run(fill())
+    yield url
+    databases.drop(url)
+
+
+# --- history is immutable --------------------------------------------------------------------------------
+
+
+REWRITES = [
+    "update {table} set data = data",
+    "update {table} set hash = sha256('x') where version = 1",
+    "delete from {table}",
+    "truncate {table}",
+]
+
+
+@pytest.mark.parametrize("rewrite", REWRITES)
+async def test_events_refuse_to_be_rewritten_on_every_partition(
+    connection: asyncpg.Connection, rewrite: str
+) -> None:
+    await load(connection, 2_000)
+    partitions = [
+        row["name"]
+        for row in await connection.fetch(
+            "select inhrelid::regclass::text as name from pg_inherits where inhparent = 'events'::regclass"
+        )
+    ]
+    assert len(partitions) == 8
+    for table in ("events", *partitions):
+        assert await connection.fetchval(f"select count(*) from {table}") > 0
+        with pytest.raises(asyncpg.RestrictViolationError, match="events are immutable"):
+            await connection.execute(rewrite.format(table=table))
+    assert await connection.fetchval("select count(*) from events") == 2_000
+
+
+async def test_events_refuse_to_be_overwritten_by_an_upsert_or_a_merge(
+    connection: asyncpg.Connection,
+) -> None:
+    await load(connection, 100)
+    with pytest.raises(asyncpg.RestrictViolationError):
+        await connection.execute(
+            "insert into events select * from events on conflict (stream_id, version)"
+            " do update set data = excluded.data"
+        )
+    with pytest.raises(asyncpg.RestrictViolationError):
+        await connection.execute(
+            "merge into events e using events n on e.stream_id = n.stream_id and e.version = n.version"
+            " when matched then delete"
+        )
+    with pytest.raises(asyncpg.RestrictViolationError):
+        await connection.execute("truncate events cascade")
+
+
+async def test_a_place_in_a_stream_is_taken_once(connection: asyncpg.Connection) -> None:
+    await load(connection, 100)
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await connection.execute("insert into events select * from events where version = 7")
+
+
+@pytest.mark.parametrize(
+    "change", ["0 as version, hash", "version + 1000 as version, substr(hash, 1, 31) as hash"]
+)
+async def test_a_version_begins_at_1_and_a_hash_has_32_bytes(
+    connection: asyncpg.Connection, change: str
+) -> None:
+    await load(connection, 100)
+    rest = (
+        "position, lane, stream_id, {} , event_id, type, schema_version, actor_id, correlation_id,"
+        " causation_id, recorded_at, data, sealed, key_id"
+    )
+    version, hash_ = [part.strip() for part in change.split(",", 1)]
+    columns = f"{rest.format(version)}, {hash_}"
+    with pytest.raises(asyncpg.CheckViolationError):
+        await connection.execute(f"insert into events select {columns} from events limit 1")
+
+
+# --- plans -----------------------------------------------------------------------------------------------
+
+
+LARGE = {"events", "comments", "streams", "reports", "idempotency", "author_keys", "notifications"}
+"""What must never be scanned from end to end. The others hold a row for each lane or site."""
+
+PLANNED = [
+    "load",
+    "append",
+    "event_at",
+    "events_after",
+    "events_at",
+    "events_by_position",
+    "head",
+    "heads",
+    "threads",
+    "comment_key",
+    "stream_state",
+    "comments_state",
+    "reports_state",
+    "text_versions",
+    "author_key",
+    "author_keys",
+    "notifier_checkpoint",
+    "notifiable",
+    "standings",
+    "thread_site",
+    "inbox_all",
+    "inbox_unread",
+    "inbox_read",
+    "unread",
+    "mark_read",
+    "mark_read_through",
+    "sweep_window",
+    "followed",
+]
+
+
+async def scans(connection: asyncpg.Connection, name: str) -> set[str]:
+    """The large tables that the generic plan of a statement reads from end to end."""
+    for setting, value in SESSION.items():
+        if setting in ("jit", "plan_cache_mode"):
+            await connection.execute(f"set {setting} = {value}")
+    stored = await connection.fetchval(f"explain (generic_plan, format json) {QUERIES[name]}")
+    found: set[str] = set()
+    nodes: list[dict[str, Any]] = [orjson.loads(stored)[0]["Plan"]]
+    while nodes:
+        node = nodes.pop()
+        nodes.extend(node.get("Plans", []))
+        table = re.sub(r"_(p\d+|\d{8}|later)$", "", node.get("Relation Name", ""))
+        whole = node["Node Type"] == "Seq Scan" or (
+            node["Node Type"] in ("Index Scan", "Index Only Scan") and "Index Cond" not in node
+        )
+        if whole and table in LARGE:
+            found.add(f"{node['Node Type']} on {node['Relation Name']}")
+    return found
+
+
+def test_every_statement_of_a_large_table_is_planned() -> None:
+    # These run once for a batch of work by an operator, or touch one row by its primary key.
+    unplanned = {
+        "repair_stream",
+        "repair_comment",
+        "repair_report",
+        "insert_author_key",
+        "insert_notifications",
+    }
+    unplanned |= {"sites", "site"}
+    reads = re.compile(rf"\b(?:from|join|update|into)\s+({'|'.join(LARGE)})\b")
+    large = {name for name, text in QUERIES.items() if reads.search(text)}
+    assert large - unplanned <= set(PLANNED)
+
+
+@pytest.mark.parametrize("name", PLANNED)
+async def test_no_statement_scans_a_fresh_table(connection: asyncpg.Connection, name: str) -> None:
+    assert await scans(connection, name) == set()
+
+
+@pytest.mark.parametrize("name", PLANNED)
+async def test_no_statement_scans_a_large_table(large_url: str, name: str) -> None:
+    connection = await asyncpg.connect(large_url)
+    try:
+        assert await scans(connection, name) == set()
+    finally:
+        await connection.close()
+
+
+async def test_a_scan_would_be_seen(large_url: str) -> None:
+    connection = await asyncpg.connect(large_url)
+    try:
+        await connection.execute("set enable_indexscan = off")
+        await connection.execute("set enable_indexonlyscan = off")
+        await connection.execute("set enable_bitmapscan = off")
+        assert await scans(connection, "load") >= {"Seq Scan on comments", "Seq Scan on streams"}
+    finally:
+        await connection.close()
+
+
+# --- migrations and partitions ---------------------------------------------------------------------------
+
+
+async def test_migrating_twice_applies_nothing_and_keeps_the_lanes(databases: Databases) -> None:
+    url = await asyncio.to_thread(databases.create_empty)
+    assert await migrate.migrate(url, lanes=2) == migrate.known()
+    assert await migrate.migrate(url, lanes=5) == []
+    connection = await asyncpg.connect(url)
+    try:
+        assert await migrate.check(connection) == 2
+        assert await connection.fetch("select lane, head from lanes order by lane") == [(0, 0), (1, 0)]
+    finally:
+        await connection.close()
+
+
+async def test_two_hosts_that_migrate_at_once_do_it_once(databases: Databases) -> None:
+    url = await asyncio.to_thread(databases.create_empty)
+    applied = await asyncio.gather(*(migrate.migrate(url) for _ in range(3)))
+    assert sorted(applied, key=len) == [[], [], migrate.known()]
+
+
+async def test_a_database_without_the_schema_is_refused(databases: Databases) -> None:
+    connection = await asyncpg.connect(await asyncio.to_thread(databases.create_empty))
+    try:
+        with pytest.raises(SchemaMismatch, match="threadlog migrate"):
+            await migrate.check(connection)
+    finally:
+        await connection.close()
+
+
+async def test_idempotency_partitions_are_made_ahead_and_dropped_after_30_days(
+    connection: asyncpg.Connection,
+) -> None:
+    async def partitions() -> list[str]:
+        rows = await connection.fetch(
+            "select inhrelid::regclass::text from pg_inherits where inhparent = 'idempotency'::regclass"
+        )
+        return sorted(row[0] for row in rows)
+
+    for at in ("2030-01-09", "2030-01-09", "2030-01-13"):
+        await connection.execute("select ensure_partitions($1::text::timestamptz)", at)
+    made = await partitions()
+    assert "idempotency_later" in made
+    assert [name for name in made if name.startswith("idempotency_20300")] == [
+        "idempotency_20300107",
+        "idempotency_20300114",
+        "idempotency_20300121",
+    ]
+    assert not [name for name in made if name < "idempotency_2029"]
+    await connection.execute("select ensure_partitions(timestamptz '2030-02-13')")  # 30 days after the 14th
+    assert "idempotency_20300107" in await partitions()
+    await connection.execute("select ensure_partitions(timestamptz '2030-02-14')")
+    assert "idempotency_20300107" not in await partitions()
+    assert "idempotency_20300114" in await partitions()

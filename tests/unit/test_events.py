@@ -1,0 +1,317 @@
+"""The events: frozen examples, their schemas, their hashes, and the way up from an old schema version."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import orjson
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
+
+import schema.events.export
+from schema.events.envelope import GENESIS, Recorded, canonical, chain_of, micros
+from schema.events.registry import (
+    CONTRACTS,
+    UPCASTERS,
+    Contract,
+    Json,
+    PayloadInvalid,
+    TypeUnknown,
+    Upcasters,
+)
+from services.core.site import SiteState, evolve_site
+from services.core.thread import CommentState, ThreadState, evolve, timestamp
+from services.eventlog.keys import AuthorKey
+
+GOLDEN = Path(schema.events.__file__).parent / "golden"
+EXAMPLES = sorted(path.name for path in GOLDEN.glob("*.json"))
+SEALED = [name for name in EXAMPLES if "clear" in orjson.loads((GOLDEN / name).read_bytes())]
+
+
+def example(name: str) -> Json:
+    document: Json = orjson.loads((GOLDEN / name).read_bytes())
+    return document
+
+
+def event_of(document: Json) -> Recorded:
+    """The example as the log holds it."""
+    e = document["recorded"]
+    return Recorded(
+        stream_id=UUID(e["stream"]),
+        version=e["version"],
+        event_id=UUID(e["event_id"]),
+        type=e["type"],
+        schema_version=e["schema_version"],
+        actor_id=e["actor"],
+        correlation_id=e["correlation_id"],
+        causation_id=None if e["causation_id"] is None else UUID(e["causation_id"]),
+        recorded_at=datetime.fromisoformat(e["recorded_at"]),
+        data=canonical(e["data"]),
+        sealed=None if e["sealed"] is None else base64.b64decode(e["sealed"]),
+        key_id=None if e["key_id"] is None else UUID(e["key_id"]),
+        hash=bytes.fromhex(e["hash"]),
+        lane=e["lane"],
+        position=e["position"],
+    )
+
+
+def thread_examples() -> list[Recorded]:
+    """The examples of one thread's stream, in order."""
+    events = [event_of(example(name)) for name in EXAMPLES if not name.startswith("Site")]
+    return sorted(events, key=lambda event: event.version)
+
+
+def test_every_type_has_an_example_of_every_schema_version() -> None:
+    expected = {
+        f"{name}.v{version}.json"
+        for name, contract in CONTRACTS.items()
+        for version in range(1, contract.schema_version + 1)
+    }
+    assert set(EXAMPLES) == expected
+
+
+def test_the_types_are_the_contracts() -> None:
+    assert set(CONTRACTS) == {
+        "CommentPosted",
+        "ReplyPosted",
+        "CommentEdited",
+        "CommentDeleted",
+        "CommentReported",
+        "CommentHidden",
+        "CommentRemoved",
+        "ThreadDescribed",
+        "ThreadClosed",
+        "ThreadReopened",
+        "SiteSettingsChanged",
+    }
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_is_what_its_present_contract_takes(name: str) -> None:
+    event = event_of(example(name))
+    contract = CONTRACTS[event.type]
+    payload = UPCASTERS.payload(event.type, event.schema_version, event.data)
+    assert contract.payload.validate_python(payload, strict=True) == payload
+    assert (event.sealed is None) == (event.key_id is None)
+    if event.sealed is not None:
+        assert contract.sealed is not None
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_hashes_to_its_frozen_hash(name: str) -> None:
+    document = example(name)
+    event = event_of(document)
+    assert chain_of(bytes.fromhex(document["previous_hash"]), event) == event.hash
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_reads_and_writes_its_time_alike(name: str) -> None:
+    document = example(name)
+    assert timestamp(event_of(document).recorded_at) == document["recorded"]["recorded_at"]
+
+
+@pytest.mark.parametrize("name", SEALED)
+def test_what_an_example_seals_opens_to_what_its_contract_takes(name: str) -> None:
+    document = example(name)
+    event = event_of(document)
+    secret = base64.b64decode(document["key"])
+    assert event.key_id is not None
+    assert event.sealed is not None
+    key = AuthorKey(event.key_id, secret, AESGCM(secret))
+    clear = key.open(event.event_id, event.stream_id, event.sealed)
+    assert clear == document["clear"]
+    sealed = CONTRACTS[event.type].sealed
+    assert sealed is not None
+    assert sealed.validate_python(clear, strict=True) == clear
+    if "text_mac" in document["recorded"]["data"]:
+        assert key.mac(clear["body"]) == document["recorded"]["data"]["text_mac"]
+
+
+def test_the_examples_of_a_thread_fold_into_one() -> None:
+    events = thread_examples()
+    thread, previous = ThreadState(events[0].stream_id), GENESIS
+    for event in events:
+        assert chain_of(previous, event) == event.hash
+        evolve(thread, event)
+        previous = event.hash
+    assert (thread.site, thread.key, thread.title) == ("blog", "2015/09/talk-therapy", "Talk therapy")
+    first, second = thread.comments.values()
+    assert (first.state, first.report_weight) == (CommentState.REMOVED, 1.0)
+    assert (second.state, second.revision) == (CommentState.DELETED, 2)
+    assert (thread.visible, thread.closed, thread.version) == (0, False, len(events))
+
+
+def test_the_example_of_a_site_folds() -> None:
+    event = event_of(example("SiteSettingsChanged.v1.json"))
+    site = SiteState(event.stream_id)
+    evolve_site(site, event)
+    assert (site.site, site.settings.report_threshold) == ("blog", 3)
+    assert site.settings.edit_window is None
+
+
+CHANGES: dict[str, Callable[[Any], Any]] = {
+    "stream_id": lambda e: UUID(int=e.stream_id.int ^ 1),
+    "version": lambda e: e.version + 1,
+    "event_id": lambda e: UUID(int=e.event_id.int ^ 1),
+    "type": lambda _: "CommentPosted",
+    "schema_version": lambda e: e.schema_version + 1,
+    "actor_id": lambda _: "u-5",
+    "correlation_id": lambda _: "",
+    "causation_id": lambda e: e.event_id,
+    "recorded_at": lambda e: e.recorded_at + timedelta(microseconds=1),
+    "data": lambda e: e.data + b" ",
+    "sealed": lambda e: e.sealed[:-1],
+    "key_id": lambda e: UUID(int=e.key_id.int ^ 1),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_the_hash_changes_with_each_field(name: str) -> None:
+    event = event_of(example("ReplyPosted.v1.json"))
+    hashes = {chain_of(GENESIS, event), chain_of(GENESIS, replace(event, **{name: CHANGES[name](event)}))}
+    if name in ("actor_id", "correlation_id", "causation_id", "sealed", "key_id"):
+        absent: dict[str, Any] = {name: None}
+        hashes |= {chain_of(GENESIS, replace(event, **absent))}
+        assert len(hashes) == (3 if getattr(event, name) is not None else 2)
+    assert len(hashes) >= 2
+
+
+def test_the_hash_changes_with_the_event_before() -> None:
+    event = event_of(example("ReplyPosted.v1.json"))
+    assert chain_of(GENESIS, event) != chain_of(event.hash, event)
+
+
+def test_the_hash_does_not_change_with_the_place_in_the_log() -> None:
+    event = event_of(example("ReplyPosted.v1.json"))
+    assert chain_of(GENESIS, event) == chain_of(GENESIS, replace(event, lane=7, position=9_000))
+
+
+def test_every_field_but_lane_position_and_hash_is_hashed() -> None:
+    assert set(CHANGES) == set(Recorded.__slots__) - {"lane", "position", "hash"}
+
+
+def test_two_fields_cannot_be_shifted_into_one_another() -> None:
+    event = event_of(example("ThreadClosed.v1.json"))
+    one = replace(event, actor_id="ab", correlation_id="c")
+    other = replace(event, actor_id="a", correlation_id="bc")
+    absent = replace(event, actor_id=None, correlation_id="")
+    empty = replace(event, actor_id="", correlation_id=None)
+    assert len({chain_of(GENESIS, each) for each in (one, other, absent, empty)}) == 4
+
+
+def test_times_are_hashed_to_the_microsecond_and_regardless_of_zone() -> None:
+    event = event_of(example("ThreadClosed.v1.json"))
+    moved = replace(event, recorded_at=event.recorded_at.astimezone(timezone(timedelta(hours=5))))
+    assert chain_of(GENESIS, moved) == chain_of(GENESIS, event)
+    assert micros(event.recorded_at) % 1_000_000 == 123456
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("CommentPosted", {"text": "in the clear"}),
+        ("CommentPosted", {"text_mac": None}),
+        ("CommentPosted", {"tombstone": False}),
+        ("CommentPosted", {"imported": {"created_at": "2015-09-03T21:30:00.000000Z"}}),
+        ("ReplyPosted", {"depth": "1"}),
+        ("CommentEdited", {"by": "somebody"}),
+        ("CommentHidden", {"rule": "whim"}),
+        ("ThreadDescribed", {"by": "nobody"}),
+    ],
+)
+def test_a_payload_of_another_shape_is_not_valid(name: str, change: Json) -> None:
+    data = example(f"{name}.v1.json")["recorded"]["data"] | change
+    with pytest.raises(ValidationError):
+        CONTRACTS[name].payload.validate_python(data, strict=True)
+
+
+def test_the_json_schemas_are_up_to_date() -> None:
+    stored = {path.name: path.read_bytes() for path in schema.events.export.FOLDER.glob("*.json")}
+    for name, document in schema.events.export.documents().items():
+        assert stored.get(name) == document, f"{name}: run `python -m schema.events.export`"
+    for name, contract in CONTRACTS.items():
+        for version in range(1, contract.schema_version + 1):
+            assert f"{name}.v{version}.json" in stored
+
+
+def test_the_json_schemas_are_written_where_they_differ(tmp_path: Path) -> None:
+    written = schema.events.export.write(tmp_path)
+    assert sorted(written) == sorted(schema.events.export.documents())
+    (tmp_path / written[0]).write_bytes(b"{}")
+    assert schema.events.export.write(tmp_path) == [written[0]]
+
+
+@pytest.mark.parametrize(
+    ("type", "schema_version"), [("CommentSung", 1), ("CommentPosted", 2), ("CommentPosted", 99)]
+)
+def test_a_type_or_version_of_a_newer_release_is_unknown(type: str, schema_version: int) -> None:
+    with pytest.raises(TypeUnknown, match=f"{type} at schema version {schema_version}"):
+        UPCASTERS.payload(type, schema_version, b"{}")
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"1", b"null", b'"\xff"'])
+def test_a_payload_that_is_no_json_object_is_invalid(data: bytes) -> None:
+    with pytest.raises(PayloadInvalid):
+        UPCASTERS.payload("ThreadClosed", 1, data)
+
+
+# --- the way up, shown with a made-up event of three schema versions ---------------------------------------
+
+
+@with_config(ConfigDict(extra="forbid"))
+class CommentSung(TypedDict):
+    """Schema version 1 said {song}, 2 {title, key}, 3 says {title, key: {tonic, mode}}."""
+
+    title: str
+    key: dict[str, str]
+
+
+def song_to_title(payload: Json) -> Json:
+    return {"title": payload["song"], "key": "C major"}
+
+
+def key_to_parts(payload: Json) -> Json:
+    tonic, mode = payload["key"].split()
+    return payload | {"key": {"tonic": tonic, "mode": mode}}
+
+
+SUNG = {"CommentSung": Contract("CommentSung", 3, TypeAdapter(CommentSung))}
+STEPS = {("CommentSung", 1): song_to_title, ("CommentSung", 2): key_to_parts}
+
+
+@pytest.mark.parametrize(
+    ("schema_version", "data", "payload"),
+    [
+        (1, {"song": "Greensleeves"}, {"title": "Greensleeves", "key": {"tonic": "C", "mode": "major"}}),
+        (
+            2,
+            {"title": "Lament", "key": "D minor"},
+            {"title": "Lament", "key": {"tonic": "D", "mode": "minor"}},
+        ),
+        (3, {"title": "Air", "key": {"tonic": "G"}}, {"title": "Air", "key": {"tonic": "G"}}),
+    ],
+)
+def test_an_old_event_is_brought_up_step_by_step(schema_version: int, data: Json, payload: Json) -> None:
+    upcast = Upcasters(SUNG, STEPS).payload("CommentSung", schema_version, canonical(data))
+    assert upcast == payload
+    assert SUNG["CommentSung"].payload.validate_python(upcast) == payload
+
+
+def test_a_newer_version_than_the_present_one_is_unknown() -> None:
+    with pytest.raises(TypeUnknown):
+        Upcasters(SUNG, STEPS).payload("CommentSung", 4, b"{}")
+
+
+@pytest.mark.parametrize("missing", list(STEPS))
+def test_a_gap_in_the_way_up_is_found_at_the_start(missing: tuple[str, int]) -> None:
+    steps = {step: upcaster for step, upcaster in STEPS.items() if step != missing}
+    with pytest.raises(ValueError, match=f"no upcaster for CommentSung from schema version {missing[1]}"):
+        Upcasters(SUNG, steps)
