@@ -99,18 +99,18 @@ async def _decision_state(connection: asyncpg.Connection, events: Iterable[Recor
             for event in stream:
                 evolve_site(site, event)
                 recorded_at = event.recorded_at
-            row = of_site(site, recorded_at).stream
+            folded = of_site(site, recorded_at).stream
         else:
             thread = ThreadState(stream_id)
             for event in stream:
                 evolve(thread, event)
-            row = of_thread(thread).stream
+            folded = of_thread(thread).stream
             for comment in thread.comments.values():
                 comments[comment.id] = comment_row(stream_id, comment)
             for (comment_id, reporter), version in thread.reported.items():
                 reports[comment_id, reporter] = (stream_id, version)
-        assert row is not None
-        streams[stream_id] = (stream[0].lane, *row)
+        assert folded is not None
+        streams[stream_id] = (stream[0].lane, *folded)
     stored_streams = {}
     for row in await connection.fetch(_STREAMS):
         stream_id, *values, settings = tuple(row)

@@ -6,9 +6,11 @@ import logging
 from typing import Final
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from services.api.bodies import MAX_BODY
 from services.api.deps import API, Api
+from services.api.metrics import Watched
 from services.api.middleware import MAX_HEADERS, MAX_LINE, edge, expect, preflight
 from services.api.openapi import DOCUMENT, PAGE, describe, docs_page
 from services.api.routes import ROUTES
@@ -23,7 +25,8 @@ def create_app(api: Api) -> web.Application:
     app[API] = api
     app[DOCUMENT] = describe(ROUTES)
     app[PAGE] = docs_page()
-    api.metrics.watch(lambda: api.appenders.queued, lambda: api.reader.cold)
+    api.metrics.watch(Watched.QUEUE, lambda: api.appenders.queued)
+    api.metrics.watch(Watched.COLD_READS, lambda: api.reader.cold)
     for path in dict.fromkeys(route.path for route in ROUTES):
         # aiohttp's own pattern takes no braces, which a thread's key may hold.
         resource = app.router.add_resource(path.replace("{thread}", "{thread:[^/]+}"))
@@ -39,13 +42,14 @@ def create_app(api: Api) -> web.Application:
 
 class _Unquoted(logging.Filter):
     """Keeps what the HTTP parser says of a malformed request out of the log: it quotes the request, which may
-    hold a token."""
+    hold a token. And it is the client's mistake, no error of ours."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.exc_info and record.exc_info[0] is not None:
-            record.msg = f"{record.getMessage()}: {record.exc_info[0].__name__}"
-            record.args = None
-            record.exc_info = None
+        kind = record.exc_info[0] if record.exc_info else None
+        if kind is not None and issubclass(kind, HttpProcessingError):
+            record.msg = f"{record.getMessage()}: {kind.__name__}"
+            record.args = record.exc_info = record.exc_text = None
+            record.levelno, record.levelname = logging.INFO, "INFO"
         return True
 
 
@@ -63,5 +67,6 @@ def runner(app: web.Application) -> web.AppRunner:
         max_field_size=MAX_HEADERS + _SLACK,
         auto_decompress=False,
         keepalive_timeout=75.0,
+        lingering_time=2.0,
         shutdown_timeout=10.0,
     )

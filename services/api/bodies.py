@@ -85,16 +85,14 @@ async def raw_body(request: web.Request) -> bytes:
     if not request.body_exists:
         return b""
     if request.content_length is not None and request.content_length > MAX_BODY:
-        raise Problem(
-            "too-large", f"a request has at most {MAX_BODY:,} bytes", headers={"Connection": "close"}
-        )
+        raise Problem("too-large", f"a request has at most {MAX_BODY:,} bytes")
     if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
         raise Problem("not-json", "compressed bodies are not taken")
     try:
         async with asyncio.timeout(request.app[API].body_timeout):
             return await request.read()
     except TimeoutError:
-        raise Problem("request-timeout", headers={"Connection": "close"}) from None
+        raise Problem("request-timeout") from None
 
 
 async def body_of(request: web.Request, model: type[_Body]) -> tuple[_Body, bytes]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from enum import Enum
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from services.api.problems import CODE_OF, NOT_OPEN
 from services.errors import CommentNotOpen, Refusal
@@ -12,6 +15,30 @@ from services.eventlog.appender import Committed
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000)
+
+
+class Watched(Enum):
+    """What others count, and is only read here: name, meaning, whether it only grows."""
+
+    QUEUE = ("threadlog_append_queue_commands", "Commands that wait for a batch.", False)
+    COLD_READS = ("threadlog_cold_reads_total", "Reads that found no view.", True)
+    POKES = ("threadlog_pokes_sent_total", "Messages sent to the workers.", True)
+    POKES_DROPPED = (
+        "threadlog_pokes_dropped_total",
+        "Hints dropped, where the broker is away or its queue full. The sweeper makes up for them.",
+        True,
+    )
+
+
+class _Watched(Collector):
+    def __init__(self) -> None:
+        self.reads: dict[Watched, Callable[[], int]] = {}
+
+    def collect(self) -> Iterator[Metric]:
+        for watched, read in self.reads.items():
+            name, meaning, grows = watched.value
+            family = CounterMetricFamily if grows else GaugeMetricFamily
+            yield family(name, meaning, value=float(read()))
 
 
 class Metrics:
@@ -44,12 +71,8 @@ class Metrics:
         self._events = Counter(
             "threadlog_events_appended_total", "Events appended, by lane.", ("lane",), registry=self.registry
         )
-        self._queue = Gauge(
-            "threadlog_append_queue_commands", "Commands that wait for a batch.", registry=self.registry
-        )
-        self._cold = Gauge(
-            "threadlog_cold_reads", "Reads that found no view, since the start.", registry=self.registry
-        )
+        self._watched = _Watched()
+        self.registry.register(self._watched)
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         """A request was answered."""
@@ -64,10 +87,9 @@ class Metrics:
         for refusal in batch.refusals:
             self._refusals.labels(code_of(refusal)).inc()
 
-    def watch(self, queued: Callable[[], int], cold: Callable[[], int]) -> None:
-        """Read the length of the write queue and the number of cold reads whenever they are asked for."""
-        self._queue.set_function(lambda: float(queued()))
-        self._cold.set_function(lambda: float(cold()))
+    def watch(self, watched: Watched, read: Callable[[], int]) -> None:
+        """Read one of the numbers that others keep whenever it is asked for."""
+        self._watched.reads[watched] = read
 
     def exposition(self) -> bytes:
         """All of it in Prometheus' text format."""

@@ -6,6 +6,7 @@ One middleware, since each one costs every request. Neither query, body nor toke
 from __future__ import annotations
 
 import asyncio
+import traceback
 from typing import Final
 
 import structlog
@@ -23,6 +24,7 @@ MAX_LINE: Final = 8190
 MAX_HEADERS: Final = 16384
 """All of a request's headers together, in bytes."""
 
+_CAUSES: Final = 10
 _NOSNIFF: Final = istr("X-Content-Type-Options")
 _VARY: Final = "Authorization, Accept-Encoding, Origin"
 _EXPOSED: Final = "ETag, Location, RateLimit, Retry-After, Threadlog-Stale, Threadlog-Version, X-Request-ID"
@@ -65,12 +67,38 @@ async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 def answer_to(request: web.Request, error: Exception) -> web.Response:
-    """The problem that an error is answered with. What nobody foresaw is logged, and is 500."""
+    """The problem that an error is answered with. What nobody foresaw is logged, and is 500.
+
+    The log gets the kinds of error and the lines of code, not what the errors say: that may quote a text.
+    """
     problem = problem_of(error)
     if problem is None:
         problem = Problem("internal")
-        _log.error("request failed", request_id=request[REQUEST_ID], route=route_of(request), exc_info=error)
+        _log.error(
+            "request failed",
+            request_id=request[REQUEST_ID],
+            route=route_of(request),
+            error=[type(one).__name__ for one in _causes(error)],
+            traceback="".join(traceback.format_tb(error.__traceback__)),
+        )
+    elif problem.code == "unavailable":
+        _log.warning(
+            "a dependency does not answer",
+            request_id=request[REQUEST_ID],
+            route=route_of(request),
+            error=[type(one).__name__ for one in _causes(error)],
+        )
     return problem.response(request[REQUEST_ID])
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """The error and what led to it, at most ten."""
+    found: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and len(found) < _CAUSES:
+        found.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    return found
 
 
 def finish(request: web.Request, response: web.StreamResponse) -> None:
@@ -143,7 +171,7 @@ async def expect(request: web.Request) -> web.Response | None:
     if request.headers[hdrs.EXPECT].lower() != "100-continue":
         problem = Problem("bad-header", "Expect takes 100-continue")
     elif request.content_length is not None and request.content_length > MAX_BODY:
-        problem = Problem("too-large", headers={"Connection": "close"})
+        problem = Problem("too-large")
     if problem is None:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0

@@ -167,6 +167,7 @@ _AIOHTTP: Final[Mapping[int, Code]] = {
     417: "bad-header",
     431: "headers-too-large",
 }
+_HALF_READ: Final = frozenset({408, 413})
 MAX_ERRORS: Final = 20
 """How many wrong fields an answer names: 256 KiB of them fit into a request."""
 
@@ -215,13 +216,15 @@ class Problem(ThreadlogError):
         }
         if self.errors:
             body["errors"] = [{"field": one.field, "message": one.message} for one in self.errors]
-        headers = {"Cache-Control": "private, no-store", **self.headers}
-        return web.Response(
+        response = web.Response(
             status=self.status,
             body=orjson.dumps(body),
             content_type="application/problem+json",
-            headers=headers,
+            headers={"Cache-Control": "private, no-store", **self.headers},
         )
+        if self.status in _HALF_READ:
+            response.force_close()  # the rest of the body may still come, and is no request
+        return response
 
 
 def invalid(field: str, message: str) -> Problem:
@@ -282,6 +285,10 @@ def problem_of(error: BaseException) -> Problem | None:
             return _of_aiohttp(error)
         case redis.exceptions.RedisError():
             return Problem("unavailable", "the views do not answer")
+        case (
+            asyncpg.DataError() | asyncpg.SyntaxOrAccessError() | asyncpg.IntegrityConstraintViolationError()
+        ):
+            return None  # Postgres answers: it is we who ask wrongly
         case asyncpg.PostgresError() | asyncpg.InterfaceError() | OSError() | TimeoutError():
             return Problem("unavailable", "the log does not answer")
         case _:

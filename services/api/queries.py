@@ -26,8 +26,8 @@ def _number(value: object) -> object:
     return value
 
 
-Number = Annotated[int, BeforeValidator(_number)]
-Version = Annotated[Number, Field(ge=0)]
+_WHOLE: Final = BeforeValidator(_number)
+Version = Annotated[int, Field(ge=0), _WHOLE]
 Cursor = Annotated[str, Field(max_length=256)]
 
 
@@ -47,9 +47,9 @@ class PageQuery(ReadQuery):
     """Of a page of comments."""
 
     sort: Literal["oldest", "newest"] = Field("oldest", description="Of the replies too.")
-    limit: Annotated[Number, Field(ge=1, le=100)] = Field(50, description="Comments at the top.")
-    replies: Annotated[Number, Field(ge=0, le=20)] = Field(3, description="First replies below each.")
-    depth: Annotated[Number, Field(ge=0, le=10)] = Field(3, description="Levels of replies.")
+    limit: Annotated[int, Field(ge=1, le=100), _WHOLE] = Field(50, description="Comments at the top.")
+    replies: Annotated[int, Field(ge=0, le=20), _WHOLE] = Field(3, description="First replies below each.")
+    depth: Annotated[int, Field(ge=0, le=10), _WHOLE] = Field(3, description="Levels of replies.")
     parent: str | None = Field(None, max_length=100, description="Page through this comment's replies.")
     after: Cursor | None = Field(None, description="The cursor of the page before.")
 
@@ -58,14 +58,14 @@ class EventsQuery(ReadQuery):
     """Of a thread's events."""
 
     after: Version = Field(0, description="The version of the last event seen.")
-    limit: Annotated[Number, Field(ge=1, le=1000)] = 100
+    limit: Annotated[int, Field(ge=1, le=1000), _WHOLE] = 100
 
 
 class ListQuery(ReadQuery):
     """Of a plain list of a thread."""
 
     after: Cursor | None = Field(None, description="The cursor of the page before.")
-    limit: Annotated[Number, Field(ge=1, le=1000)] = 100
+    limit: Annotated[int, Field(ge=1, le=1000), _WHOLE] = 100
 
 
 class NotificationsQuery(Query):
@@ -73,7 +73,7 @@ class NotificationsQuery(Query):
 
     state: Literal["unread", "read", "all"] = "all"
     after: Cursor | None = Field(None, description="The cursor of the page before.")
-    limit: Annotated[Number, Field(ge=1, le=1000)] = 100
+    limit: Annotated[int, Field(ge=1, le=1000), _WHOLE] = 100
 
 
 class NoQuery(Query):

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from services.api.app import create_app, runner
 from services.api.deps import Api
-from services.api.metrics import Metrics
+from services.api.metrics import Metrics, Watched
 from services.eventlog.appender import Committed
 from services.eventlog.appenders import Appenders
 from services.eventlog.inbox import Inbox
@@ -44,6 +44,8 @@ async def api_on(found: Resources) -> AsyncIterator[Api]:
     settings = found.settings
     metrics = Metrics()
     poker = Poker(settings.broker)
+    metrics.watch(Watched.POKES, lambda: poker.sent)
+    metrics.watch(Watched.POKES_DROPPED, lambda: poker.dropped)
 
     def committed(batch: Committed) -> None:
         metrics.committed(batch)

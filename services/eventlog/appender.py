@@ -39,6 +39,8 @@ SESSION: Final = {
     "tcp_user_timeout": "5s",
     "synchronous_commit": "on",
     "plan_cache_mode": "force_generic_plan",
+    # The plan is made once, perhaps while the tables are still empty, and must hold when they are large.
+    "enable_seqscan": "off",
 }
 """Bounds after which Postgres ends an appender's transaction by itself: a host that freezes while it holds a
 lane stops that lane for seconds, not for ever."""

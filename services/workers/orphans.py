@@ -15,7 +15,8 @@ _ORPHAN_GRACE_S: Final = 10.0
 def end_with_parent(end: Callable[[], None], grace: float = _ORPHAN_GRACE_S) -> None:
     """Call `end` when the process that this one was forked from is gone, even by SIGKILL; leave the hard way
     `grace` seconds later."""
-    # Not the pid that multiprocessing names: under its fork server, which ends with the master, that is another.
+    # Not the pid that multiprocessing names: under its fork server, which ends with the master, the parent is
+    # another.
     parent = os.getppid()
 
     def watch() -> None:

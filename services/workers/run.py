@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import socket
@@ -66,8 +65,8 @@ def environment(settings: Settings) -> dict[str, str]:
         match value:
             case SecretStr():
                 text = value.get_secret_value()
-            case list():
-                text = json.dumps([str(one) for one in value])
+            case tuple():
+                text = ",".join(map(str, value))
             case _:
                 text = str(value)
         given[PREFIX + name.upper()] = text

@@ -94,13 +94,13 @@ class Sweeper:
     settled: float = SETTLED_S
     limit: int = STRAGGLERS
     clock: Callable[[], float] = time.monotonic
-    _stragglers: dict[UUID, _Straggler] = field(default_factory=dict)
-    _cursor: int | None = None
-    _stored: int = 0
-    _forgotten: int | None = None
+    _stragglers: dict[UUID, _Straggler] = field(default_factory=dict, init=False)
+    _cursor: int | None = field(default=None, init=False)
+    _stored: int = field(default=0, init=False)
+    _forgotten: int | None = field(default=None, init=False)
     """The first position that was left behind without being remembered."""
-    _caught_up_at: float = 0.0
-    _began_at: float = 0.0
+    _caught_up_at: float = field(default=0.0, init=False)
+    _began_at: float = field(default=0.0, init=False)
 
     async def round(self) -> Round:
         """Look at the stragglers that are due, walk on, store how far everything is caught up."""

@@ -6,6 +6,7 @@ import base64
 import json
 from collections.abc import AsyncIterator
 from typing import Any
+from uuid import uuid4
 
 import jwt
 import pytest
@@ -103,7 +104,7 @@ async def test_bidi_and_zero_width_characters_stay(client: Client, text: str) ->
     assert posted["body"] == ("é" if text == "e\u0301" else text)
 
 
-@pytest.mark.parametrize("size", [256 * 1024 + 1, 20_000_000])
+@pytest.mark.parametrize("size", [256 * 1024 + 1, 1_000_000])
 async def test_a_body_that_is_too_large_is_refused(client: Client, size: int) -> None:
     data = b'{"body": "' + b"x" * (size - 12) + b'"}'
     answer = await client.send("POST", f"{T}/comments", data=data, sub="ann")
@@ -209,7 +210,7 @@ QUERIES = [
     "limit=+5",
     "limit=5_0",
     "limit=%205",
-    "limit=٣",
+    "limit=%D9%A3",
     "limit=",
     "limit=5&limit=6",
     "replies=21",
@@ -270,10 +271,10 @@ async def test_a_parent_in_another_thread_is_no_parent(client: Client) -> None:
         assert (answer.status, answer.code) == (404, "parent-not-found")
 
 
-@pytest.mark.parametrize("raw", ["x", "7", "%00", "0199c0de-0000-7000-8000-000000000000", "é" * 40])
+@pytest.mark.parametrize("raw", ["x", "7", "%00", "0199c0de-0000-7000-8000-000000000000", "%C3%A9"])
 async def test_a_path_id_that_is_no_comment_is_404(client: Client, raw: str) -> None:
     await client.post("one")
-    path = f"{T}/comments/{raw}".encode().decode("latin-1") if raw.isascii() else f"{T}/comments/%C3%A9"
+    path = f"{T}/comments/{raw}"
     asked: list[tuple[str, str, dict[str, Any]]] = [
         ("GET", "", {}),
         ("GET", "/revisions", {}),
@@ -437,6 +438,24 @@ async def test_what_the_parser_refuses_is_not_quoted_in_the_log(
     assert_silent(capfd)
 
 
+async def test_an_error_that_nobody_foresaw_is_500_and_quotes_nothing(
+    client: Client, capfd: pytest.CaptureFixture[str]
+) -> None:
+    await client.running.resources.pool.execute(
+        "insert into author_keys (key_id, site, author_id, wrapped) values ($1, $2, 'ann', $3)",
+        uuid4(),
+        SITE,
+        bytes(60),
+    )
+    answer = await client.send("POST", f"{T}/comments", data=body(), sub="ann")
+    assert (answer.status, answer.code) == (500, "internal")
+    assert MARK not in answer.raw.decode()
+    out, err = capfd.readouterr()
+    assert "SealBroken" in out + err
+    assert MARK not in out + err
+    assert await events_of(client) == 0
+
+
 async def test_a_query_is_never_logged(client: Client, capfd: pytest.CaptureFixture[str]) -> None:
     assert (await client.get(f"{T}/comments?access_token={MARK}")).code == "bad-query"
     assert_silent(capfd)
@@ -444,5 +463,4 @@ async def test_a_query_is_never_logged(client: Client, capfd: pytest.CaptureFixt
 
 def assert_silent(capfd: pytest.CaptureFixture[str]) -> None:
     out, err = capfd.readouterr()
-    assert "route=" in out + err or "threadlog" in out + err or not out + err
     assert MARK not in out + err

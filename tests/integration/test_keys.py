@@ -66,16 +66,16 @@ async def test_what_is_sealed_opens_in_another_process_and_nowhere_else(
     other = await Keyring(pool, master).for_author("blog", "ann")
     assert other.open(event_id, BLOG.stream_id, sealed) == TEXT
     bob = await keyring.for_author("blog", "bob")
-    for attempt in (
-        lambda: other.open(fresh_id(), BLOG.stream_id, sealed),
-        lambda: other.open(event_id, fresh_id(), sealed),
-        lambda: other.open(event_id, BLOG.stream_id, sealed[:-1]),
-        lambda: other.open(event_id, BLOG.stream_id, bytes([sealed[0] ^ 1]) + sealed[1:]),
-        lambda: other.open(event_id, BLOG.stream_id, b""),
-        lambda: bob.open(event_id, BLOG.stream_id, sealed),
+    for key, event, stream, damaged in (
+        (other, fresh_id(), BLOG.stream_id, sealed),
+        (other, event_id, fresh_id(), sealed),
+        (other, event_id, BLOG.stream_id, sealed[:-1]),
+        (other, event_id, BLOG.stream_id, bytes([sealed[0] ^ 1]) + sealed[1:]),
+        (other, event_id, BLOG.stream_id, b""),
+        (bob, event_id, BLOG.stream_id, sealed),
     ):
         with pytest.raises(SealBroken):
-            attempt()
+            key.open(event, stream, damaged)
 
 
 async def test_the_database_holds_no_key_and_no_text_in_the_clear(

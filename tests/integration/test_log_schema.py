@@ -18,7 +18,6 @@ from services.eventlog.queries import QUERIES
 from tests.conftest import Databases
 
 ROWS = 200_000
-COMMENTS_PER_STREAM = 100
 
 
 @pytest.fixture
@@ -34,7 +33,8 @@ async def load(connection: asyncpg.Connection, rows: int) -> None:
         """
         create temp table made as
         select n, md5('comment' || n)::uuid as comment_id, md5('stream' || n / 100)::uuid as stream_id,
-            1 + n % 100 as version, 'u-' || n % 5000 as author_id, timestamptz '2026-01-01' + n * interval '1 s' as at
+            1 + n % 100 as version, 'u-' || n % 5000 as author_id,
+            timestamptz '2026-01-01' + n * interval '1 s' as at
         from generate_series(0, $ROWS - 1) as n;
         insert into events
         select n + 1, 0, stream_id, version, comment_id, 'CommentPosted', 1, author_id, 'req', null, at,
@@ -44,8 +44,8 @@ async def load(connection: asyncpg.Connection, rows: int) -> None:
         insert into streams select distinct on (stream_id) stream_id, 0, 'blog', n::text, 100, sha256('x'), at
         from made;
         insert into comments
-        select comment_id, stream_id, version, 0, 0, author_id, comment_id, 'mac', 'visible', 1, at, null, null,
-            version, version, 0, ''
+        select comment_id, stream_id, version, 0, 0, author_id, comment_id, 'mac', 'visible', 1, at, null,
+            null, version, version, 0, ''
         from made;
         insert into reports select comment_id, author_id, stream_id, version from made where n % 4 = 0;
         insert into idempotency
@@ -80,6 +80,14 @@ def large_url(databases: Databases) -> Iterator[str]:
     databases.drop(url)
 
 
+@pytest.fixture(scope="module")
+def fresh_url(databases: Databases) -> Iterator[str]:
+    """A database that holds nothing and was never analysed."""
+    url = databases.create()
+    yield url
+    databases.drop(url)
+
+
 # --- history is immutable --------------------------------------------------------------------------------
 
 
@@ -95,7 +103,7 @@ REWRITES = [
 async def test_events_refuse_to_be_rewritten_on_every_partition(
     connection: asyncpg.Connection, rewrite: str
 ) -> None:
-    await load(connection, 2_000)
+    await load(connection, 5_000)
     partitions = [
         row["name"]
         for row in await connection.fetch(
@@ -107,7 +115,7 @@ async def test_events_refuse_to_be_rewritten_on_every_partition(
         assert await connection.fetchval(f"select count(*) from {table}") > 0
         with pytest.raises(asyncpg.RestrictViolationError, match="events are immutable"):
             await connection.execute(rewrite.format(table=table))
-    assert await connection.fetchval("select count(*) from events") == 2_000
+    assert await connection.fetchval("select count(*) from events") == 5_000
 
 
 async def test_events_refuse_to_be_overwritten_by_an_upsert_or_a_merge(
@@ -184,17 +192,36 @@ PLANNED = [
     "unread",
     "mark_read",
     "mark_read_through",
-    "sweep_window",
     "followed",
 ]
+
+APPENDER = {"load", "append", "event_at"}
+"""Planned once for each connection, as the appender sets it."""
+
+FRESH = [name for name in PLANNED if name not in ("heads", "threads", "comments_state")]
+"""These three read ten pages at most of a table that holds nothing yet, and are planned anew once it does."""
+
+
+PLAN_OF = """
+create or replace function pg_temp.plan_of(statement text) returns json language plpgsql as $$
+declare
+    plan json;
+begin
+    execute 'explain (generic_plan, format json) ' || statement into plan;
+    return plan;
+end
+$$
+"""
 
 
 async def scans(connection: asyncpg.Connection, name: str) -> set[str]:
     """The large tables that the generic plan of a statement reads from end to end."""
-    for setting, value in SESSION.items():
-        if setting in ("jit", "plan_cache_mode"):
-            await connection.execute(f"set {setting} = {value}")
-    stored = await connection.fetchval(f"explain (generic_plan, format json) {QUERIES[name]}")
+    if name in APPENDER:
+        for setting in ("jit", "plan_cache_mode", "enable_seqscan"):
+            await connection.execute(f"set {setting} = {SESSION[setting]}")
+    # Through a function, since a driver that sends parameters would have to be given some.
+    await connection.execute(PLAN_OF)
+    stored = await connection.fetchval("select pg_temp.plan_of($1)", QUERIES[name])
     found: set[str] = set()
     nodes: list[dict[str, Any]] = [orjson.loads(stored)[0]["Plan"]]
     while nodes:
@@ -218,15 +245,20 @@ def test_every_statement_of_a_large_table_is_planned() -> None:
         "insert_author_key",
         "insert_notifications",
     }
-    unplanned |= {"sites", "site"}
+    # The site's stream comes with the list of sites; the sweeper's window is planned with its bounds known.
+    unplanned |= {"sites", "site", "sweep_window"}
     reads = re.compile(rf"\b(?:from|join|update|into)\s+({'|'.join(LARGE)})\b")
     large = {name for name, text in QUERIES.items() if reads.search(text)}
     assert large - unplanned <= set(PLANNED)
 
 
-@pytest.mark.parametrize("name", PLANNED)
-async def test_no_statement_scans_a_fresh_table(connection: asyncpg.Connection, name: str) -> None:
-    assert await scans(connection, name) == set()
+@pytest.mark.parametrize("name", FRESH)
+async def test_no_statement_scans_a_fresh_table(fresh_url: str, name: str) -> None:
+    connection = await asyncpg.connect(fresh_url)
+    try:
+        assert await scans(connection, name) == set()
+    finally:
+        await connection.close()
 
 
 @pytest.mark.parametrize("name", PLANNED)
@@ -244,7 +276,8 @@ async def test_a_scan_would_be_seen(large_url: str) -> None:
         await connection.execute("set enable_indexscan = off")
         await connection.execute("set enable_indexonlyscan = off")
         await connection.execute("set enable_bitmapscan = off")
-        assert await scans(connection, "load") >= {"Seq Scan on comments", "Seq Scan on streams"}
+        assert await scans(connection, "heads") == {"Seq Scan on streams"}
+        assert await scans(connection, "standings") == {"Seq Scan on comments"}
     finally:
         await connection.close()
 
@@ -259,7 +292,8 @@ async def test_migrating_twice_applies_nothing_and_keeps_the_lanes(databases: Da
     connection = await asyncpg.connect(url)
     try:
         assert await migrate.check(connection) == 2
-        assert await connection.fetch("select lane, head from lanes order by lane") == [(0, 0), (1, 0)]
+        lanes = await connection.fetch("select lane, head from lanes order by lane")
+        assert [tuple(row) for row in lanes] == [(0, 0), (1, 0)]
     finally:
         await connection.close()
 

@@ -29,6 +29,7 @@ from services.eventlog.checkpoints import DeadLetters, LaneCheckpoints, Projecti
 from services.eventlog.log import EventLog
 from services.pokes import ACTORS, NOTIFY_ACTOR, PROJECT_ACTOR, PROJECT_QUEUE, QUEUES, Poker, queue_key
 from services.projection.advance import Projector
+from services.readmodel import keys
 from services.readmodel.views import Views
 from services.settings import Settings
 from services.workers.metrics import METRICS
@@ -173,6 +174,7 @@ async def test_a_posted_comment_is_projected_and_told_by_worker_processes(
 
     async def all_counted() -> bool:
         text = await scrape(port)
+        print(text)
         return all(f"# TYPE {metric.name} {metric.kind}" in text for metric in METRICS) and (
             total(text, "threadlog_projected_events_total") == reply.version
             and total(text, "threadlog_notifications_total") == 21
@@ -253,18 +255,18 @@ async def test_workers_do_not_start_without_their_database(world: World, tmp_pat
 
 
 async def test_a_poison_event_parks_one_thread_while_the_others_go_on(world: World) -> None:
-    keys = ["a", "b", "c"]
-    for key in keys:
+    threads = ["a", "b", "c"]
+    for key in threads:
         await world.log.post(key, "ann")
-    streams = [stream_of(key) for key in keys]
+    streams = [stream_of(key) for key in threads]
     assert await world.following.project(streams) == 0
     version = await world.log.poison("b")
-    for key in keys:
+    for key in threads:
         await world.log.post(key, "bob")
 
     assert await world.following.project(streams) == 0
 
-    assert [await world.version(key) for key in keys] == [2, 1, 2]
+    assert [await world.version(key) for key in threads] == [2, 1, 2]
     heads = await world.views.heads(streams)
     assert [heads[stream].stale for stream in streams] == [False, True, False]
     (letter,) = await world.letters.page()
@@ -318,9 +320,6 @@ async def heal(pool: asyncpg.Pool, version: int) -> None:
 
 async def test_one_fault_is_not_another_threads(world: World) -> None:
     await world.log.post("t", "ann")
-    await world.redis.set(f"{'x'}", "1")
-    from services.readmodel import keys
-
     await world.redis.set(keys.head(stream_of("broken")), "not a hash")
     await world.log.post("broken", "ann")
     assert await world.following.project([stream_of("broken"), stream_of("t")]) == 1
@@ -365,9 +364,9 @@ async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection]:
     await connection.close()
 
 
-async def catch_up(world: World, *keys: str) -> None:
-    await world.following.project([stream_of(key) for key in keys])
-    for key in keys:
+async def catch_up(world: World, *threads: str) -> None:
+    await world.following.project([stream_of(key) for key in threads])
+    for key in threads:
         await Notifier(world.log.pool).notify(stream_of(key))
 
 

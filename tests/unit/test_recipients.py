@@ -11,12 +11,11 @@ import pytest
 from services.core.recipients import Notice, Reason, Reply, Standing, recipients
 
 PARENT, REPLY = UUID(int=1), UUID(int=2)
+BOB = Standing("bob", visible=True)
 SAID = Reply(REPLY, PARENT, "ann", imported=False, created_at=datetime(2026, 11, 23, 5, tzinfo=UTC))
 
 
-def told(
-    reply: Reply = SAID, *, parent: Standing | None = Standing("bob", True), visible: bool = True
-) -> list[str]:
+def told(reply: Reply = SAID, *, parent: Standing | None = BOB, visible: bool = True) -> list[str]:
     comments = {REPLY: Standing(reply.author_id, visible)}
     if parent is not None:
         comments[PARENT] = parent

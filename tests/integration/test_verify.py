@@ -1,0 +1,262 @@
+"""`verify` finds whatever is not as the log has it and names where it lies; a replay repairs it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field, replace
+from uuid import UUID
+
+import pytest
+
+from services.core.page import PageRequest, Placed
+from services.readmodel import keys
+from services.readmodel.records import Head
+from services.wiring import Resources, resources
+from tests.conftest import Databases
+from tests.talk import Talk, settings_of, talking
+
+
+@dataclass(slots=True)
+class Scene:
+    """A thread with a bit of everything, its view built: a root with a chain of replies below it, one edited,
+    one deleted, one hidden by two reports."""
+
+    parts: Resources
+    talk: Talk
+    build: str = ""
+    id_of: dict[str, UUID] = field(default_factory=dict)
+    posted_at: dict[str, int] = field(default_factory=dict)
+
+    async def play(self) -> None:
+        talk = self.talk
+        self.id_of["root"] = await talk.post("ann", "the root", title="A talk")
+        self.id_of["reply"] = await talk.post("bob", "a reply", to=self.id_of["root"])
+        self.id_of["edited"] = await talk.post("cem", "a leaf", to=self.id_of["reply"])
+        self.id_of["deleted"] = await talk.post("ann", "taken back", to=self.id_of["root"])
+        self.id_of["hidden"] = await talk.post("ann", "not nice")
+        await talk.edit(self.id_of["edited"], "a *leaf*", author="cem")
+        await talk.delete(self.id_of["deleted"])
+        await talk.report(self.id_of["hidden"], author="bob")
+        await talk.report(self.id_of["hidden"], author="cem")
+        await self.parts.projector.advance(talk.stream_id)
+        await self.look()
+        for name, comment_id in self.id_of.items():
+            one = await self.parts.views.comment(talk.stream_id, comment_id)
+            assert one is not None
+            assert one.picked is not None
+            self.posted_at[name] = one.picked.posted
+
+    async def look(self) -> None:
+        """Which build the view is, by now."""
+        head = await self.parts.views.head(self.talk.stream_id)
+        assert head is not None
+        self.build = head.build
+
+    @property
+    def nodes(self) -> str:
+        return keys.nodes(self.talk.stream_id, self.build)
+
+    async def node(self, name: str, old: bytes, new: bytes) -> None:
+        """Change a comment's node."""
+        posted = str(self.posted_at[name])
+        raw = await self.parts.redis.hget(self.nodes, posted)
+        assert isinstance(raw, bytes)
+        assert old in raw
+        await self.parts.redis.hset(self.nodes, posted, raw.replace(old, new, 1))
+
+    async def head(self, **fields: bytes | int) -> None:
+        await self.parts.redis.hset(keys.head(self.talk.stream_id), mapping=fields)
+
+    async def sql(self, statement: str, *arguments: object) -> None:
+        assert await self.parts.pool.execute(statement, *arguments) in ("UPDATE 1", "DELETE 1", "INSERT 0 1")
+
+
+@pytest.fixture
+async def scene(database_url: str, redis_url: str) -> AsyncIterator[Scene]:
+    async with resources(settings_of(database_url, redis_url)) as parts, talking(parts) as talk:
+        played = Scene(parts, talk)
+        await played.play()
+        yield played
+
+
+@pytest.fixture
+def recovered_url(databases: Databases) -> Iterator[str]:
+    """A second log, for the same Redis."""
+    url = databases.create()
+    yield url
+    databases.drop(url)
+
+
+Damage = Callable[[Scene], Awaitable[object]]
+
+
+def _children(scene: Scene, name: str) -> str:
+    return keys.children(scene.talk.stream_id, scene.build, scene.posted_at[name] if name else 0)
+
+
+def _ids(scene: Scene) -> str:
+    return keys.ids(scene.talk.stream_id, scene.build)
+
+
+def _descendants(scene: Scene) -> str:
+    return keys.descendants(scene.talk.stream_id, scene.build)
+
+
+def _member(scene: Scene, name: str) -> bytes:
+    return scene.posted_at[name].to_bytes(4, "big")
+
+
+META = b'["blog","talk","A talk",null,"client",false,%d]'
+
+DAMAGES: dict[str, tuple[str, Damage]] = {
+    "a node's text": ("view nodes", lambda s: s.node("reply", b"a reply", b"a rebly")),
+    "a node's author": ("view nodes", lambda s: s.node("reply", b'"Bob"', b'"Rob"')),
+    "a node's state": ("view nodes", lambda s: s.node("reply", b"visible", b"deleted")),
+    "a node's depth": ("view nodes", lambda s: s.node("reply", b"visible\x001", b"visible\x002")),
+    "a node's parent": ("view nodes", lambda s: s.node("root", b"\0\0\0\0", b"\0\0\0\x01")),
+    "a node's times": ("view nodes", lambda s: s.node("root", b'"created_at":"2', b'"created_at":"1')),
+    "a node in shreds": (
+        "view nodes",
+        lambda s: s.parts.redis.hset(s.nodes, str(s.posted_at["reply"]), b"\0\0\0\x02no"),
+    ),
+    "a node lost": ("view nodes", lambda s: s.parts.redis.hdel(s.nodes, str(s.posted_at["edited"]))),
+    "the order of replies": (
+        "view order",
+        lambda s: s.parts.redis.zincrby(_children(s, "root"), 1, _member(s, "reply")),
+    ),
+    "the order of roots": ("view order", lambda s: s.parts.redis.zincrby(_children(s, ""), -1, _member(s, "root"))),
+    "a reply lost from the order": (
+        "view order",
+        lambda s: s.parts.redis.zrem(_children(s, "reply"), _member(s, "edited")),
+    ),
+    "a stranger in the order": (
+        "view order",
+        lambda s: s.parts.redis.zadd(_children(s, "root"), {_member(s, "hidden"): 5}),
+    ),
+    "an id that leads elsewhere": (
+        "view ids",
+        lambda s: s.parts.redis.hset(_ids(s), s.id_of["reply"].bytes, str(s.posted_at["root"])),
+    ),
+    "an id lost": ("view ids", lambda s: s.parts.redis.hdel(_ids(s), s.id_of["reply"].bytes)),
+    "an id too many": ("view ids", lambda s: s.parts.redis.hset(_ids(s), bytes(16), "2")),
+    "a count of descendants": (
+        "view descendants",
+        lambda s: s.parts.redis.hincrby(_descendants(s), str(s.posted_at["root"]), 1),
+    ),
+    "descendants of a leaf": (
+        "view descendants",
+        lambda s: s.parts.redis.hset(_descendants(s), str(s.posted_at["edited"]), "1"),
+    ),
+    "descendants lost": (
+        "view descendants",
+        lambda s: s.parts.redis.hdel(_descendants(s), str(s.posted_at["reply"])),
+    ),
+    "the head's counts": ("view head", lambda s: s.head(meta=META % 7)),
+    "the head's title": ("view head", lambda s: s.head(meta=META.replace(b"A talk", b"No talk") % 3)),
+    "the head's hash": ("view head", lambda s: s.head(hash=bytes(32))),
+    "a head ahead of the log": ("view head", lambda s: s.head(version=99)),
+    "the stream's count of visible comments": ("streams", lambda s: s.sql("update streams set visible = 7 where key = 'talk'")),
+    "the stream's title": ("streams", lambda s: s.sql("update streams set title = 'No talk' where key = 'talk'")),
+    "the stream closed": ("streams", lambda s: s.sql("update streams set closed = true where key = 'talk'")),
+    "a comment's state": (
+        "comments",
+        lambda s: s.sql("update comments set state = 'visible' where comment_id = $1", s.id_of["hidden"]),
+    ),
+    "a comment's author": (
+        "comments",
+        lambda s: s.sql("update comments set author_id = 'eve' where comment_id = $1", s.id_of["reply"]),
+    ),
+    "a comment's weight of reports": (
+        "comments",
+        lambda s: s.sql("update comments set report_weight = 0 where comment_id = $1", s.id_of["hidden"]),
+    ),
+    "a comment's path": (
+        "comments",
+        lambda s: s.sql("update comments set path = '' where comment_id = $1", s.id_of["edited"]),
+    ),
+    "a comment lost": ("comments", lambda s: s.sql("delete from comments where comment_id = $1", s.id_of["edited"])),
+    "a report's version": ("reports", lambda s: s.sql("update reports set version = 1 where reporter_id = 'bob'")),
+    "a report lost": ("reports", lambda s: s.sql("delete from reports where reporter_id = 'bob'")),
+}  # fmt: skip
+
+
+async def test_what_nobody_touched_is_as_the_log_has_it(scene: Scene) -> None:
+    assert await scene.parts.verifier.thread(scene.talk.stream_id) == []
+    assert (await scene.parts.replayer.replay(scene.talk.stream_id)).rows == 0
+    assert await scene.parts.verifier.thread(scene.talk.stream_id) == []
+
+
+@pytest.mark.parametrize("kind", sorted({kind for kind, _ in DAMAGES.values()}))
+async def test_any_damage_is_named_by_kind_and_repaired_by_a_replay(scene: Scene, kind: str) -> None:
+    stream_id, verifier = scene.talk.stream_id, scene.parts.verifier
+    intact = await everything(scene)
+    for damage, (kind_of_it, inflict) in DAMAGES.items():
+        if kind_of_it != kind:
+            continue
+        await inflict(scene)
+        found = await verifier.thread(stream_id)
+        assert kind in {difference.kind for difference in found}, (damage, found)
+        place = {difference.kind.partition(" ")[0] for difference in found}
+        assert place == {kind.partition(" ")[0]}, (damage, found)
+        assert await verifier.thread(stream_id) == found, f"{damage}: verify writes nothing"
+        replayed = await scene.parts.replayer.replay(stream_id)
+        assert replayed.rows == (0 if kind.startswith("view") else 1), damage
+        assert await verifier.thread(stream_id) == [], damage
+        assert await everything(scene) == intact, damage
+        await scene.look()
+
+
+async def everything(scene: Scene) -> tuple[Head, list[Placed], list[list[object]]]:
+    """All that is derived of the thread, its build's name left out."""
+    stream_id = scene.talk.stream_id
+    head = await scene.parts.views.head(stream_id)
+    assert head is not None
+    placed = [one async for one in scene.parts.views.dump(stream_id, head.build)]
+    tables = [
+        [tuple(row) for row in await scene.parts.pool.fetch(f"select * from {table} where stream_id = $1 order by 1, 2", stream_id)]
+        for table in ("streams", "comments", "reports")
+    ]  # fmt: skip
+    return replace(head, build=""), sorted(placed, key=lambda one: one.posted), tables
+
+
+@pytest.mark.parametrize("column", ["settings", "version"])
+async def test_a_sites_own_stream_is_compared_too(scene: Scene, column: str) -> None:
+    value = {"settings": "'{}'", "version": "0"}[column]
+    site = await scene.parts.sites.get("blog")
+    assert site is not None
+    assert await scene.parts.verifier.site(site.stream_id) == []
+    await scene.sql(f"update streams set {column} = {value} where stream_id = $1", site.stream_id)
+    found = await scene.parts.verifier.site(site.stream_id)
+    assert {difference.kind for difference in found} == {"streams"}
+
+
+@pytest.mark.parametrize("more", [-2, 0, 3])
+async def test_a_view_of_another_history_is_built_again(
+    scene: Scene, recovered_url: str, redis_url: str, more: int
+) -> None:
+    """As after a recovery to a point in time: the log has other events at the versions that the view has
+    seen, or none, or went on from there."""
+    before = await scene.parts.views.head(scene.talk.stream_id)
+    assert before is not None
+    async with (
+        resources(settings_of(recovered_url, redis_url)) as recovered,
+        talking(recovered) as talk,
+    ):
+        for number in range(before.version + more):
+            await talk.post("eve", f"another history, {number}")
+        head = await recovered.projector.advance(talk.stream_id)
+        assert head is not None
+        assert (head.version, head.hash) == await recovered.log.head(talk.stream_id)
+        assert head.version == before.version + more
+        assert head.build != before.build
+        assert await recovered.verifier.thread(talk.stream_id) == []
+        page = await recovered.reader.page(talk.stream_id, PageRequest(), head.version)
+        assert len(page.selection.picked) == head.version
+
+
+async def test_a_view_of_a_thread_that_was_never_written_goes(
+    scene: Scene, recovered_url: str, redis_url: str
+) -> None:
+    async with resources(settings_of(recovered_url, redis_url)) as recovered:
+        assert await recovered.projector.advance(scene.talk.stream_id) is None
+        assert await recovered.views.head(scene.talk.stream_id) is None
