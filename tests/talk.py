@@ -145,4 +145,3 @@ async def talking(parts: Resources, key: str = "talk", *, threshold: int = THRES
         yield Talk(appenders, parts.keyring, key)
     finally:
         await appenders.stop()
-

@@ -261,6 +261,21 @@ def _of_aiohttp(error: web.HTTPException) -> Problem | None:
     return Problem(_AIOHTTP.get(error.status, "bad-header"), headers=allow)
 
 
+def _of_dependency(error: BaseException) -> Problem | None:
+    """What a client of Redis or Postgres raises where its server does not answer."""
+    match error:
+        case redis.exceptions.RedisError():
+            return Problem("unavailable", "the views do not answer")
+        case (
+            asyncpg.DataError() | asyncpg.SyntaxOrAccessError() | asyncpg.IntegrityConstraintViolationError()
+        ):
+            return None  # Postgres answers: it is we who ask wrongly
+        case asyncpg.PostgresError() | asyncpg.InterfaceError() | OSError() | TimeoutError():
+            return Problem("unavailable", "the log does not answer")
+        case _:
+            return None
+
+
 def problem_of(error: BaseException) -> Problem | None:
     """The problem that an error is answered with; None for one that nobody foresaw."""
     match error:
@@ -283,13 +298,5 @@ def problem_of(error: BaseException) -> Problem | None:
             return Problem("bad-path", error.reason)
         case web.HTTPException():
             return _of_aiohttp(error)
-        case redis.exceptions.RedisError():
-            return Problem("unavailable", "the views do not answer")
-        case (
-            asyncpg.DataError() | asyncpg.SyntaxOrAccessError() | asyncpg.IntegrityConstraintViolationError()
-        ):
-            return None  # Postgres answers: it is we who ask wrongly
-        case asyncpg.PostgresError() | asyncpg.InterfaceError() | OSError() | TimeoutError():
-            return Problem("unavailable", "the log does not answer")
         case _:
-            return None
+            return _of_dependency(error)

@@ -10,6 +10,7 @@ import binascii
 import hashlib
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 from uuid import UUID, uuid5
@@ -114,6 +115,7 @@ def thread_stream_id(site: str, key: str) -> UUID:
     return uuid5(THREADLOG_NAMESPACE, f"thread/{site}/{key}")
 
 
+@lru_cache(maxsize=1024)
 def site_stream_id(site: str) -> UUID:
     """The id of a site's own stream: UUIDv5 of its name, already checked."""
     return uuid5(THREADLOG_NAMESPACE, f"site/{site}")

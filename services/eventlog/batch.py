@@ -30,7 +30,7 @@ from services.core.commands import (
     ThreadCommand,
 )
 from services.core.decide import NewEvent, decide, decide_site
-from services.core.site import SiteSettings, SiteState, evolve_site
+from services.core.site import DEFAULTS, SiteSettings, SiteState, evolve_site
 from services.core.thread import Comment, CommentState, ThreadState, evolve
 from services.errors import IdempotencyKeyReused, KeyDestroyed, Refusal
 from services.eventlog.state import comment_row
@@ -122,7 +122,7 @@ class SettingsCache:
         if kept is None or kept[0] != version:
             if len(self._kept) >= self._limit:
                 self._kept.clear()
-            kept = (version, SiteSettings.model_validate_json(stored) if stored else SiteSettings())
+            kept = (version, SiteSettings.model_validate_json(stored) if stored else DEFAULTS)
             self._kept[stream_id] = kept
         return kept[1]
 
@@ -222,7 +222,7 @@ class Batch:
         if thread is None:
             thread = ThreadState(command.stream_id, command.site, command.key)
         site = self._sites.get(site_stream_id(command.site))
-        rules = Rules(SiteSettings() if site is None else site.settings)
+        rules = Rules(DEFAULTS if site is None else site.settings)
         now = max(self.now, thread.recorded_at)
         decision = decide(command, thread, now, rules)
         if isinstance(decision, Refusal):

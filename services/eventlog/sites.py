@@ -13,7 +13,7 @@ from uuid import UUID
 import asyncpg
 
 from services.core.addresses import check_site, site_stream_id
-from services.core.site import SiteSettings
+from services.core.site import DEFAULTS, SiteSettings
 from services.errors import ConfigurationError
 from services.eventlog.keys import MasterKey
 from services.eventlog.queries import QUERIES
@@ -65,7 +65,7 @@ class Sites:
             site = Site(
                 name,
                 row["stream_id"],
-                SiteSettings.model_validate_json(stored) if stored else SiteSettings(),
+                SiteSettings.model_validate_json(stored) if stored else DEFAULTS,
                 row["version"],
                 await self._secrets(name),
             )

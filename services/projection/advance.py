@@ -163,7 +163,7 @@ class Projector:
         comments = iter(thread.comments.values())
         while chunk := list(islice(comments, WRITE)):
             nodes |= await self._texts.nodes(stream_id, chunk, events=events, known={})
-        return FoldIndex(thread, nodes)
+        return await _off_loop(len(thread.comments), FoldIndex, thread, nodes)
 
 
 def _changes(folded: Folded, nodes: dict[int, bytes]) -> Changes:

@@ -11,6 +11,9 @@ from typing import Final, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, values
 
+from services.eventlog.checkpoints import Projection
+from services.pokes import ACTORS
+
 DIRECTORY: Final = "PROMETHEUS_MULTIPROC_DIR"
 """The variable by which prometheus_client learns where the processes' counts lie."""
 
@@ -76,6 +79,12 @@ class WorkerMetrics:
         self.lag_seconds = self._gauge("threadlog_lag_seconds")
         self.dead_letters = self._gauge("threadlog_dead_letters")
         self.queue = self._gauge("threadlog_queue_messages")
+        # A count that is there from the start is 0, not unknown.
+        for actor in ACTORS:
+            for outcome in ("done", "failed"):
+                self.messages.labels(actor, outcome)
+        for projection in Projection:
+            self.swept.labels(projection)
 
     def _counter(self, name: str) -> Counter:
         metric = _BY_NAME[name]

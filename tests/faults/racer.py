@@ -1,7 +1,7 @@
 """A process that appends to two lanes, and stops itself (SIGSTOP) in the middle of a batch when told to.
 
-`python -m tests.faults.racer '{"url": …, "name": …, "locks": "held", "pause": null}'` posts until its standard
-input ends, then prints a JSON line: what each command was answered with.
+`python -m tests.faults.racer '{"url": …, "name": …, "locks": "held", "pause": null}'` posts until its
+standard input ends, then prints a JSON line: what each command was answered with.
 
 `locks` takes away what keeps a lane in order, to show that the test would notice: `held` nothing, `dropped`
 the lane's lock, `unguarded` also the check that the lane's head did not move.

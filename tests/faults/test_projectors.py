@@ -136,4 +136,3 @@ async def test_a_replay_that_was_overtaken_repairs_the_view_all_the_same(
     await replayer.replay(talk.stream_id)
     await parts.projector.advance(talk.stream_id)
     await agrees(parts, talk)
-

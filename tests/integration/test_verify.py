@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 import pytest
+from asyncpg import Record
 
 from services.core.page import PageRequest, Placed
 from services.readmodel import keys
@@ -64,8 +65,8 @@ class Scene:
         assert old in raw
         await self.parts.redis.hset(self.nodes, posted, raw.replace(old, new, 1))
 
-    async def head(self, **fields: bytes | int) -> None:
-        await self.parts.redis.hset(keys.head(self.talk.stream_id), mapping=fields)
+    async def head(self, name: str, value: bytes | int) -> None:
+        await self.parts.redis.hset(keys.head(self.talk.stream_id), name, value)
 
     async def sql(self, statement: str, *arguments: object) -> None:
         assert await self.parts.pool.execute(statement, *arguments) in ("UPDATE 1", "DELETE 1", "INSERT 0 1")
@@ -106,6 +107,7 @@ def _member(scene: Scene, name: str) -> bytes:
     return scene.posted_at[name].to_bytes(4, "big")
 
 
+THREAD = "update streams set {} where key = 'talk'"
 META = b'["blog","talk","A talk",null,"client",false,%d]'
 
 DAMAGES: dict[str, tuple[str, Damage]] = {
@@ -124,7 +126,10 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
         "view order",
         lambda s: s.parts.redis.zincrby(_children(s, "root"), 1, _member(s, "reply")),
     ),
-    "the order of roots": ("view order", lambda s: s.parts.redis.zincrby(_children(s, ""), -1, _member(s, "root"))),
+    "the order of roots": (
+        "view order",
+        lambda s: s.parts.redis.zincrby(_children(s, ""), -1, _member(s, "root")),
+    ),
     "a reply lost from the order": (
         "view order",
         lambda s: s.parts.redis.zrem(_children(s, "reply"), _member(s, "edited")),
@@ -151,13 +156,13 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
         "view descendants",
         lambda s: s.parts.redis.hdel(_descendants(s), str(s.posted_at["reply"])),
     ),
-    "the head's counts": ("view head", lambda s: s.head(meta=META % 7)),
-    "the head's title": ("view head", lambda s: s.head(meta=META.replace(b"A talk", b"No talk") % 3)),
-    "the head's hash": ("view head", lambda s: s.head(hash=bytes(32))),
-    "a head ahead of the log": ("view head", lambda s: s.head(version=99)),
-    "the stream's count of visible comments": ("streams", lambda s: s.sql("update streams set visible = 7 where key = 'talk'")),
-    "the stream's title": ("streams", lambda s: s.sql("update streams set title = 'No talk' where key = 'talk'")),
-    "the stream closed": ("streams", lambda s: s.sql("update streams set closed = true where key = 'talk'")),
+    "the head's counts": ("view head", lambda s: s.head("meta", META % 7)),
+    "the head's title": ("view head", lambda s: s.head("meta", META.replace(b"A talk", b"No talk") % 3)),
+    "the head's hash": ("view head", lambda s: s.head("hash", bytes(32))),
+    "a head ahead of the log": ("view head", lambda s: s.head("version", 99)),
+    "the stream's count of visible comments": ("streams", lambda s: s.sql(THREAD.format("visible = 7"))),
+    "the stream's title": ("streams", lambda s: s.sql(THREAD.format("title = 'No talk'"))),
+    "the stream closed": ("streams", lambda s: s.sql(THREAD.format("closed = true"))),
     "a comment's state": (
         "comments",
         lambda s: s.sql("update comments set state = 'visible' where comment_id = $1", s.id_of["hidden"]),
@@ -174,10 +179,16 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
         "comments",
         lambda s: s.sql("update comments set path = '' where comment_id = $1", s.id_of["edited"]),
     ),
-    "a comment lost": ("comments", lambda s: s.sql("delete from comments where comment_id = $1", s.id_of["edited"])),
-    "a report's version": ("reports", lambda s: s.sql("update reports set version = 1 where reporter_id = 'bob'")),
+    "a comment lost": (
+        "comments",
+        lambda s: s.sql("delete from comments where comment_id = $1", s.id_of["edited"]),
+    ),
+    "a report's version": (
+        "reports",
+        lambda s: s.sql("update reports set version = 1 where reporter_id = 'bob'"),
+    ),
     "a report lost": ("reports", lambda s: s.sql("delete from reports where reporter_id = 'bob'")),
-}  # fmt: skip
+}
 
 
 async def test_what_nobody_touched_is_as_the_log_has_it(scene: Scene) -> None:
@@ -206,16 +217,16 @@ async def test_any_damage_is_named_by_kind_and_repaired_by_a_replay(scene: Scene
         await scene.look()
 
 
-async def everything(scene: Scene) -> tuple[Head, list[Placed], list[list[object]]]:
+async def everything(scene: Scene) -> tuple[Head, list[Placed], list[list[Record]]]:
     """All that is derived of the thread, its build's name left out."""
     stream_id = scene.talk.stream_id
     head = await scene.parts.views.head(stream_id)
     assert head is not None
     placed = [one async for one in scene.parts.views.dump(stream_id, head.build)]
     tables = [
-        [tuple(row) for row in await scene.parts.pool.fetch(f"select * from {table} where stream_id = $1 order by 1, 2", stream_id)]
+        await scene.parts.pool.fetch(f"select * from {table} where stream_id = $1 order by 1, 2", stream_id)
         for table in ("streams", "comments", "reports")
-    ]  # fmt: skip
+    ]
     return replace(head, build=""), sorted(placed, key=lambda one: one.posted), tables
 
 

@@ -174,7 +174,6 @@ async def test_a_posted_comment_is_projected_and_told_by_worker_processes(
 
     async def all_counted() -> bool:
         text = await scrape(port)
-        print(text)
         return all(f"# TYPE {metric.name} {metric.kind}" in text for metric in METRICS) and (
             total(text, "threadlog_projected_events_total") == reply.version
             and total(text, "threadlog_notifications_total") == 21

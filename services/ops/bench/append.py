@@ -24,6 +24,7 @@ import jwt
 from prometheus_client.parser import text_string_to_metric_families
 
 from services.dev.servers import EmbeddedPostgres, EmbeddedRedis
+from services.errors import Unavailable
 from services.eventlog.migrate import migrate
 from services.eventlog.sites import Sites
 from services.eventlog.keys import MasterKey
@@ -202,6 +203,8 @@ def _round(bench: _Bench, server: str, connections: int, *, warm: float, seconds
     before, postgres_before = cpu_seconds(pid), cpu_seconds(postgres)
     load.tell(Round(connections=connections, warm=warm, seconds=seconds))
     result: Result = load.answer()
+    if not result["statuses"].get("201"):
+        raise Unavailable(f"{server} took no post: answers by status {result['statuses']}")
     spent, postgres_spent = cpu_seconds(pid) - before, cpu_seconds(postgres) - postgres_before
     batches_after, batched_after = _batches(bench.api_port)
     return _Measured(result, spent, postgres_spent, batches_after - batches, batched_after - batched)

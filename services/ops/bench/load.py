@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from random import Random
-from typing import Final, TypedDict
+from typing import Final, TypedDict, cast
 
 import orjson
 import uvloop
@@ -23,6 +23,7 @@ from services.ops.bench import prose
 _BODIES: Final = 2_000
 _PARENTS: Final = 16
 _REPLIES: Final = 0.5
+_PATIENCE_S: Final = 10.0
 _ID: Final = slice(7, 43)
 """Where the comment's id stands in an answer: it begins with `{"id":"`."""
 
@@ -132,8 +133,7 @@ class Poster(asyncio.Protocol):
         self._sent_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's own is registered as none
         self._send()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -197,7 +197,7 @@ async def drive(writer: Writer, port: int, asked: Round) -> Result:
     count.counting = False
     seconds = time.perf_counter() - started
     count.stopping = True
-    await asyncio.wait([poster.closed for poster in posters], timeout=30)
+    await asyncio.wait([poster.closed for poster in posters], timeout=_PATIENCE_S)
     latencies = sorted(count.latencies)
     return Result(
         posts=len(latencies),

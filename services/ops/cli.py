@@ -1,0 +1,65 @@
+"""The command line: `threadlog VERB`. Exit codes are in `services/ops/exits.py`."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
+
+import typer
+
+from services.ops.commands import bench, demo, doctor, imports, lag, log, migrate, rebuild, serve, sites, thread
+from services.ops.exits import Guarded
+
+app = typer.Typer(
+    name="threadlog",
+    cls=Guarded,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="An event-sourced comment backend. Configured by environment: docs/configuration.md.",
+    epilog="Exit codes: 0 done, 1 it found what it looked for, 2 wrong usage, 3 a dependency is unreachable, "
+    "4 it failed. Example: threadlog demo",
+)
+
+
+@app.callback()
+def root(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=lambda on: _version(on))
+    ] = False,
+) -> None:
+    """An event-sourced comment backend."""
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        try:
+            typer.echo(f"threadlog {version('threadlog')}")
+        except PackageNotFoundError:
+            typer.echo("threadlog, not installed")
+        raise typer.Exit(0)
+
+
+app.command(epilog="Example: threadlog demo --data-dir ./demo")(demo.demo)
+app.command(epilog="Example: THREADLOG_PORT=8080 threadlog api")(serve.api)
+app.command(epilog="Example: THREADLOG_METRICS_PORT=9100 threadlog worker")(serve.worker)
+app.command(epilog="Example: threadlog migrate --check")(migrate.migrate)
+app.add_typer(sites.app, name="site")
+app.command(epilog="Example: threadlog token blog ann --name Ann --role moderator")(sites.token)
+app.add_typer(imports.app, name="import")
+app.add_typer(log.app, name="log")
+app.add_typer(thread.app, name="thread")
+app.command(epilog="Example: threadlog replay --site blog --thread article-17")(rebuild.replay)
+app.command(epilog="Example: threadlog verify --all --chain")(rebuild.verify)
+app.command(epilog="Example: threadlog lag --json")(lag.lag)
+app.command(epilog="Example: threadlog doctor")(doctor.doctor)
+app.add_typer(bench.app, name="bench")
+
+
+def main() -> None:
+    """The entry point of the command `threadlog`."""
+    app(prog_name="threadlog")
+
+
+if __name__ == "__main__":
+    main()
