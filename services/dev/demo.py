@@ -13,14 +13,12 @@ import secrets
 import shlex
 import signal
 import socket
-import sys
 import tempfile
-import threading
+import time
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 from typing import Final
 
 import asyncpg
@@ -38,7 +36,7 @@ FAILED: Final = 4
 INTERRUPTED: Final = 130
 _DATABASE: Final = "threadlog"
 _HOST: Final = "127.0.0.1"
-_TOKEN_S: Final = 86_400
+_ENDS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Demo:
@@ -62,6 +60,10 @@ class Demo:
             except ThreadlogError as error:
                 _print(f"failed: {error}")
                 return FAILED
+            finally:
+                # What is stopped now is stopped in order, whatever signals come.
+                for name in _ENDS:
+                    signal.signal(name, signal.SIG_IGN)
         return 0 if self._held else FAILED
 
     def _run(self, stack: ExitStack) -> None:
@@ -99,8 +101,8 @@ class Demo:
 
     def _wait(self, *children: Child) -> None:
         """Until a signal, or until one of the processes ends."""
-        ended = threading.Event()
-        while not ended.wait(0.5):
+        while True:
+            time.sleep(0.5)
             for child in children:
                 child.check()
 
@@ -108,7 +110,9 @@ class Demo:
 async def _create(postgres: EmbeddedPostgres) -> None:
     connection = await asyncpg.connect(postgres.dsn())
     try:
-        if not await connection.fetchval("select exists (select from pg_database where datname = $1)", _DATABASE):
+        if not await connection.fetchval(
+            "select exists (select from pg_database where datname = $1)", _DATABASE
+        ):
             await connection.execute(f"create database {_DATABASE}")
     finally:
         await connection.close()
@@ -118,8 +122,10 @@ def _master_key(folder: Path) -> str:
     """The key of the folder's data, made with it: another one would open nothing."""
     file = folder / "master-key"
     if not file.exists():
-        file.touch(mode=0o600)
-        file.write_text(b64encode(secrets.token_bytes(32)).decode())
+        made = folder / "master-key.new"
+        made.touch(mode=0o600)
+        made.write_text(b64encode(secrets.token_bytes(32)).decode())
+        made.rename(file)
     return file.read_text().strip()
 
 
@@ -181,21 +187,14 @@ def _print(line: str = "") -> None:
 def _ends_are_interrupts() -> Iterator[None]:
     """SIGTERM and SIGHUP end the demo as Ctrl-C does; while it stops, further signals are passed over."""
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        for one in names:
-            signal.signal(one, signal.SIG_IGN)
+    def interrupt(*_: object) -> None:
+        for name in _ENDS:
+            signal.signal(name, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    names = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(name, interrupt) for name in names]
+    before = [signal.signal(name, interrupt) for name in _ENDS]
     try:
         yield
     finally:
-        for name, handler in zip(names, before, strict=True):
+        for name, handler in zip(_ENDS, before, strict=True):
             signal.signal(name, handler)
-
-
-__all__ = ["Demo"]
-
-if sys.platform == "win32":  # pragma: no cover
-    raise ImportError("the demo needs POSIX signals and unix sockets")

@@ -55,15 +55,15 @@ STORY: Final = (
         "arms",
         "u-ines",
         "chain",
-        "@Tom, did you count the arms or the people? My mother is one of your 310, and she is ninety-one. She "
-        "would like a chair, and only poetry.",
+        "@Tom, did you count the arms or the people? My mother is one of your 310, and she is ninety-one. "
+        "She would like a chair, and only poetry.",
     ),
     Said(
         "chairs",
         "u-tom",
         "arms",
-        "Chairs every ten metres, then, and @Inês, your mother gets the slim volumes. I make it ninety books an "
-        "hour past any one chair, so we are done before supper.",
+        "Chairs every ten metres, then, and @Inês, your mother gets the slim volumes. I make it ninety books "
+        "an hour past any one chair, so we are done before supper.",
     ),
     Said(
         "sum",
@@ -180,8 +180,8 @@ STORY: Final = (
 
 TYPO: Final = "chairs"
 CORRECTED: Final = (
-    "Chairs every ten metres, then, and @Inês, your mother gets the slim volumes. I make it nine hundred books "
-    "an hour past any one chair, so we are done before supper."
+    "Chairs every ten metres, then, and @Inês, your mother gets the slim volumes. I make it nine hundred "
+    "books an hour past any one chair, so we are done before supper."
 )
 REPORTED: Final = "advert"
 REPORTERS: Final = ("u-bea", "u-pavel", "u-lotte")

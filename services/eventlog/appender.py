@@ -211,10 +211,17 @@ class Appender:
             except Exception as error:  # noqa: BLE001 - whatever it was, each command gets its answer
                 await self._disconnect()
                 if len(waiting) == 1:
-                    _log.exception("lane %d: a command failed", self.lane)
-                    _fail(waiting, WriteFailed(f"{type(error).__name__}: {error}"))
+                    # Only the kind of error: its message may quote what somebody wrote.
+                    kind = f"{type(error).__name__} {getattr(error, 'sqlstate', '')}".strip()
+                    _log.error("lane %d: a command failed: %s", self.lane, kind)
+                    _fail(waiting, WriteFailed(kind))
                     return
-                _log.warning("lane %d: a batch of %d failed: %s; one by one", self.lane, len(waiting), error)
+                _log.warning(
+                    "lane %d: a batch of %d failed: %s; one by one",
+                    self.lane,
+                    len(waiting),
+                    type(error).__name__,
+                )
                 for one in waiting:
                     await self._settle([one])
                 return

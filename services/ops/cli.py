@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from services.ops.commands import bench, demo, doctor, imports, lag, log, migrate, rebuild, serve, sites, thread
+from services.ops.commands import (
+    bench,
+    demo,
+    doctor,
+    imports,
+    lag,
+    log,
+    migrate,
+    rebuild,
+    serve,
+    sites,
+    thread,
+)
 from services.ops.exits import Guarded
 
 app = typer.Typer(
@@ -22,15 +34,6 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def root(
-    show_version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=lambda on: _version(on))
-    ] = False,
-) -> None:
-    """An event-sourced comment backend."""
-
-
 def _version(asked: bool) -> None:
     if asked:
         try:
@@ -38,6 +41,16 @@ def _version(asked: bool) -> None:
         except PackageNotFoundError:
             typer.echo("threadlog, not installed")
         raise typer.Exit(0)
+
+
+@app.callback()
+def root(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", is_eager=True, callback=_version),
+    ] = False,
+) -> None:
+    """An event-sourced comment backend."""
 
 
 app.command(epilog="Example: threadlog demo --data-dir ./demo")(demo.demo)

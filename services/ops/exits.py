@@ -74,10 +74,6 @@ def exit_of(error: Exception) -> tuple[Exit, str]:
     text = str(error) or type(error).__name__
     if isinstance(error, _USAGE):
         return Exit.USAGE, text
-    if isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError)) and error.filename:
-        # No file, or no socket: the first is a wrong argument, the second a server that is away.
-        if not str(error.filename).endswith((".sock", ".s.PGSQL.5432")):
-            return Exit.USAGE, text
     if isinstance(error, _UNREACHABLE):
         return Exit.UNREACHABLE, f"a dependency does not answer: {text}"
     if isinstance(error, (ThreadlogError, SealBroken)):

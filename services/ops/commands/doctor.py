@@ -80,8 +80,6 @@ def doctor(
 
 async def _examine(settings: Settings, report: _Report) -> None:
     schema_fits = await _postgres(settings, report)
-    if settings.log_read_url is not None:
-        await _standby(settings.log_read_url, report)
     views = await _redis("views", settings.redis_url, "THREADLOG_REDIS_URL", report)
     await _redis("broker", settings.broker, "THREADLOG_BROKER_URL", report)
     if schema_fits:
@@ -134,24 +132,11 @@ async def _server(connection: asyncpg.Connection, report: _Report) -> None:
     difference = facts["now"].timestamp() - (before + after) / 2
     uncertain = (after - before) / 2
     if abs(difference) > _CLOCK_S + uncertain:
-        report.found("clock", f"Postgres is {difference:+.1f} s from this host", "timedatectl status, on both")
+        report.found(
+            "clock", f"Postgres is {difference:+.1f} s from this host", "timedatectl status, on both"
+        )
     else:
         report.well("clock", f"Postgres is {difference * 1000:+.0f} ms from this host")
-
-
-async def _standby(url: str, report: _Report) -> None:
-    try:
-        connection = await asyncpg.connect(url, timeout=5, command_timeout=10)
-        try:
-            facts = await connection.fetchrow(QUERIES["server_facts"])
-        finally:
-            await connection.close(timeout=5)
-    except _DOWN as error:
-        report.found("log reader", _line(error), "start it, or correct THREADLOG_LOG_READ_URL")
-        return
-    assert facts is not None
-    role = "a standby" if facts["standby"] else "no standby"
-    report.well("log reader", f"PostgreSQL {facts['version']}, {role}")
 
 
 async def _partitions(connection: asyncpg.Connection, report: _Report) -> None:
@@ -183,7 +168,9 @@ async def _keys(connection: asyncpg.Connection, master: MasterKey, report: _Repo
     except SealBroken as error:
         report.found("keys", str(error), "set THREADLOG_MASTER_KEY to the key of this database")
     else:
-        report.well("keys", f"the master key opens {opened} of {opened} looked at" if opened else "none stored")
+        report.well(
+            "keys", f"the master key opens {opened} of {opened} looked at" if opened else "none stored"
+        )
 
 
 async def _redis(check: str, url: str, variable: str, report: _Report) -> bool:
@@ -200,10 +187,12 @@ async def _redis(check: str, url: str, variable: str, report: _Report) -> bool:
     version = str(valkey or server.get("redis_version", "0"))
     detail = f"{'Valkey' if valkey else 'Redis'} {version}"
     policy = memory.get("maxmemory_policy", "noeviction")
-    if int(version.split(".")[0]) < _REDIS:
+    if int(version.partition(".")[0]) < _REDIS:
         report.found(check, f"{detail}; 7 or later is needed", "upgrade the server")
     elif policy != "noeviction":
-        report.found(check, f"{detail}, {policy}", "set maxmemory-policy noeviction: views are whole or absent")
+        report.found(
+            check, f"{detail}, {policy}", "set maxmemory-policy noeviction: views are whole or absent"
+        )
     else:
         report.well(check, f"{detail}, {memory.get('used_memory_human', '?')} used")
     return True

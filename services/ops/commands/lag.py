@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 from uuid import UUID
 
-import asyncpg
 import typer
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -132,7 +131,7 @@ async def queue_depths(broker: str) -> dict[str, int] | None:
     """Messages that wait, by actor; None where the broker does not answer."""
     client: Redis = connect_redis(broker)
     try:
-        return {actor: int(await client.llen(queue_key(queue))) for actor, queue in QUEUES.items()}  # type: ignore[misc]
+        return {actor: int(await client.llen(queue_key(queue))) for actor, queue in QUEUES.items()}
     except (RedisError, OSError):
         return None
     finally:

@@ -11,7 +11,6 @@ import orjson
 import typer
 
 from schema.events.envelope import Recorded
-from services.api.threads import recorded
 from services.core.addresses import check_site
 from services.errors import StreamBroken
 from services.eventlog.keys import AuthorKey, Keyring
@@ -42,7 +41,7 @@ def show(
     after: Annotated[int, typer.Option(min=0, help="Begin behind this version.")] = 0,
 ) -> None:
     """Print a thread's events, oldest first."""
-    run(_show(_reading(Settings.load()), site, thread, opened, as_json, after))
+    run(_show(Settings.load(), site, thread, opened, as_json, after))
 
 
 async def _show(settings: Settings, site: str, thread: str, opened: bool, as_json: bool, after: int) -> None:
@@ -56,12 +55,14 @@ async def _show(settings: Settings, site: str, thread: str, opened: bool, as_jso
 @app.command(epilog="Example: threadlog log tail --follow --json")
 def tail(
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Begin this many events back.")] = 20,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as events come, until Ctrl-C.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on as events come, until Ctrl-C.")
+    ] = False,
     opened: Open = False,
     as_json: AsJson = False,
 ) -> None:
     """Print the newest events of every thread and site; with --follow none is ever skipped."""
-    run(_tail(_reading(Settings.load()), lines, follow, opened, as_json))
+    run(_tail(Settings.load(), lines, follow, opened, as_json))
 
 
 async def _tail(settings: Settings, lines: int, follow: bool, opened: bool, as_json: bool) -> None:
@@ -86,8 +87,9 @@ async def walk(
     Positions become visible in order within a lane, so a gap is no event that is still to come: it is a
     broken log. Raises StreamBroken.
     """
-    for lane, position in cursors.items():
+    for lane in list(cursors):
         while True:
+            position = cursors[lane]
             limit = _PAGE if to is None else min(_PAGE, to[lane] - position)
             events = await log.by_position(lane, position, limit) if limit else []
             for event in events:
@@ -108,7 +110,7 @@ def stats(
     as_json: AsJson = False,
 ) -> None:
     """Count the log's events by type. Reads all of it."""
-    run(_stats(_reading(Settings.load()), site, as_json))
+    run(_stats(Settings.load(), site, as_json))
 
 
 async def _stats(settings: Settings, site: str | None, as_json: bool) -> None:
@@ -148,13 +150,6 @@ async def _stats(settings: Settings, site: str | None, as_json: bool) -> None:
     table(("type", "events", "bytes"), [tuple(row) for row in counts], empty="no events")
 
 
-def _reading(settings: Settings) -> Settings:
-    """The log is read from the standby where there is one."""
-    if settings.log_read_url is None:
-        return settings
-    return settings.model_copy(update={"database_url": settings.log_read_url})
-
-
 class _Printer:
     def __init__(self, keyring: Keyring, opened: bool, as_json: bool, *, with_stream: bool) -> None:
         self._keyring = keyring
@@ -169,6 +164,8 @@ class _Printer:
         for event in events:
             text = open_text(event, keys) if self._opened else None
             if self._as_json:
+                from services.api.threads import recorded
+
                 print_json(recorded(event) | ({"opened": text} if self._opened else {}))
             else:
                 say(line(event, text, with_stream=self._with_stream))

@@ -18,7 +18,7 @@ def migrate(
     check: Annotated[bool, typer.Option("--check", help="Change nothing; exit 1 when behind.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Apply the migrations that the database lacks. Forward only; safe to run anywhere, any number of times."""
+    """Apply the migrations that the database lacks. Forward only; safe to run at any time."""
     settings = Settings.load()
     if check:
         missing = run(_missing(settings.database_url))

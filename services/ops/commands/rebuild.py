@@ -78,7 +78,10 @@ async def _replay(
     elif dry_run:
         say(f"{threads:,} threads, {events:,} events; nothing was changed")
     elif thread is None:
-        say(f"replayed {threads - len(failed):,} threads, {events:,} events, {rows:,} rows changed, {rate:,.0f}/s")
+        say(
+            f"replayed {threads - len(failed):,} threads, {events:,} events, {rows:,} rows changed, "
+            f"{rate:,.0f} threads/s"
+        )
     return Exit.FAILED if failed else Exit.DONE
 
 
@@ -94,7 +97,9 @@ def verify(
     leave(run(_verify(Settings.load(), site, thread, chain, as_json)))
 
 
-async def _verify(settings: Settings, site: str | None, thread: str | None, chain: bool, as_json: bool) -> Exit:
+async def _verify(
+    settings: Settings, site: str | None, thread: str | None, chain: bool, as_json: bool
+) -> Exit:
     findings: list[dict[str, Any]] = []
     threads = 0
     async with resources(settings) as found:

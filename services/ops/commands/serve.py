@@ -6,7 +6,6 @@ import logging
 import sys
 from typing import Final
 
-import structlog
 import typer
 
 from services.ops.exits import Exit
@@ -41,6 +40,8 @@ def worker() -> None:
 
 def configure_logging(level: str) -> None:
     """One line an event on standard error: JSON, or made for reading on a terminal."""
+    import structlog
+
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,

@@ -23,7 +23,9 @@ HS256: Final = "HS256"
 _SECRET_BYTES: Final = 32
 _RESERVED: Final = ("guest:", "key:", "import:")
 
-app = typer.Typer(help="Sites: the tenants, each with its own secret, threads and settings.", no_args_is_help=True)
+app = typer.Typer(
+    help="Sites: the tenants, each with its own secret, threads and settings.", no_args_is_help=True
+)
 
 
 @app.command(epilog="Example: threadlog site add blog")

@@ -74,7 +74,7 @@ async def _show(
 
 
 async def whole_thread(ask: Ask, limit: int) -> dict[str, Any]:
-    """All comments of a thread, at most `limit`, as one page: every list that a page cut short is completed."""
+    """All comments of a thread, at most `limit`, as one page: lists that were cut are completed."""
     left = [limit]
     page = await _rest(ask, None, None, left)
     stack = list(page["comments"])

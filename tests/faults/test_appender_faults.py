@@ -1,0 +1,252 @@
+"""Connections that die in the middle of a batch, or with its fate unknown: everything is there exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import shutil
+import tempfile
+from base64 import b64encode
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, quote, urlsplit
+
+import asyncpg
+import pytest
+
+from services.core.commands import PostComment
+from services.errors import Unavailable
+from services.eventlog.appender import Appender
+from services.eventlog.batch import Appended, Batch
+from services.eventlog.keys import Keyring, MasterKey
+from tests.factories import Place, Writer, once
+from tests.logcheck import violations
+
+COMMIT = b"Q\x00\x00\x00\x0bcommit\x00"
+"""A simple Query message of the frontend protocol (PostgreSQL documentation, 54.7)."""
+FATES = ("lost", "answer lost", "either")
+
+
+class Cutter:
+    """A unix socket before Postgres that cuts connections at their COMMIT.
+
+    `lost`: the COMMIT never arrives. `answer lost`: it is carried out, and nobody is told. `either`: it is
+    sent, and the connection is cut at once.
+    """
+
+    def __init__(self, url: str, fate: Callable[[], str | None]) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="cut-", dir="/tmp"))
+        parts = urlsplit(url)
+        self._postgres = f"{parse_qs(parts.query)['host'][0]}/.s.PGSQL.5432"
+        self._fate = fate
+        self.url = f"{parts.scheme}://{parts.netloc}{parts.path}?host={quote(str(self._folder))}"
+        self.cuts: list[str] = []
+
+    async def __aenter__(self) -> Cutter:
+        self._server = await asyncio.start_unix_server(self._serve, self._folder / ".s.PGSQL.5432")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        shutil.rmtree(self._folder)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        up_reader, up_writer = await asyncio.open_unix_connection(self._postgres)
+        down = asyncio.create_task(_copy(up_reader, writer))
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                fate = self._fate() if data.endswith(COMMIT) else None
+                if fate is None:
+                    up_writer.write(data)
+                    await up_writer.drain()
+                    continue
+                self.cuts.append(fate)
+                down.cancel()
+                if fate != "lost":
+                    up_writer.write(data)
+                    await up_writer.drain()
+                if fate == "answer lost":
+                    await asyncio.gather(down, return_exceptions=True)
+                    await up_reader.read(1)
+                break
+        down.cancel()
+        up_writer.close()
+        writer.close()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(ConnectionError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+
+
+@pytest.fixture
+async def pool(database_url: str) -> AsyncIterator[asyncpg.Pool[Any]]:
+    async with asyncpg.create_pool(database_url, min_size=1, max_size=3) as pool:
+        yield pool
+
+
+@pytest.fixture
+def writers(pool: asyncpg.Pool[Any]) -> list[Writer]:
+    keyring = Keyring(pool, MasterKey(b64encode(os.urandom(32)).decode()))
+    return [Writer(keyring, Place("blog", f"article-{number}")) for number in range(3)]
+
+
+async def posts(writers: Sequence[Writer], count: int) -> list[PostComment]:
+    return [
+        await writers[n % len(writers)].post(f"number {n}", idempotency=once(os.urandom(8).hex()))
+        for n in range(count)
+    ]
+
+
+async def logged(pool: asyncpg.Pool[Any]) -> list[Any]:
+    return [row["event_id"] for row in await pool.fetch("select event_id from events")]
+
+
+@pytest.mark.parametrize("fate", FATES)
+async def test_a_batch_whose_commit_is_cut_off_is_there_once_and_answered(
+    pool: asyncpg.Pool[Any], writers: list[Writer], database_url: str, fate: str
+) -> None:
+    fates = iter([fate])
+    async with Cutter(database_url, lambda: next(fates, None)) as cutter:
+        appender = Appender(cutter.url, 0)
+        await appender.start()
+        commands = await posts(writers, 6)
+        answers = await asyncio.gather(*(appender.submit(each) for each in commands))
+        await appender.stop()
+    assert cutter.cuts == [fate]
+    assert [answer.event_id for answer in answers] == [command.event_id for command in commands]
+    assert [answer.repeated for answer in answers] == [False] * 6
+    assert sorted(await logged(pool)) == sorted(command.event_id for command in commands)
+    assert await violations(database_url) == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_commits_cut_off_at_random_leave_everything_once(
+    pool: asyncpg.Pool[Any], writers: list[Writer], database_url: str, seed: int
+) -> None:
+    chance = random.Random(seed)
+
+    def fate() -> str | None:
+        return chance.choice(FATES) if chance.random() < 0.3 else None
+
+    async with Cutter(database_url, fate) as cutter:
+        appenders = [Appender(cutter.url, 0, max_batch=5) for _ in range(2)]
+        for appender in appenders:
+            await appender.start()
+        commands = await posts(writers, 60)
+        answers = await asyncio.gather(
+            *(appenders[n % 2].submit(each) for n, each in enumerate(commands)), return_exceptions=True
+        )
+        for appender in appenders:
+            await appender.stop()
+    assert len(cutter.cuts) >= 2
+    assert {type(answer) for answer in answers} <= {Appended, Unavailable}
+    acknowledged = {
+        command.event_id
+        for command, answer in zip(commands, answers, strict=True)
+        if isinstance(answer, Appended)
+    }
+    in_log = await logged(pool)
+    assert len(in_log) == len(set(in_log))
+    assert acknowledged <= set(in_log) <= {command.event_id for command in commands}
+    assert await violations(database_url) == []
+
+
+class Terminated(Appender):
+    """An appender whose session an administrator ends, once, before or after the append."""
+
+    def __init__(self, url: str, place: str, admin: asyncpg.Pool[Any]) -> None:
+        super().__init__(url, 0)
+        self._place: str | None = place
+        self._admin = admin
+
+    async def _terminate_at(self, place: str) -> None:
+        if place == self._place:
+            self._place = None
+            assert self._connection is not None
+            await self._admin.fetchval(
+                "select pg_terminate_backend($1, 5000)", self._connection.get_server_pid()
+            )
+
+    async def _decide(self, waiting: Sequence[Any]) -> Any:
+        attempt = await super()._decide(waiting)
+        await self._terminate_at("loaded")
+        return attempt
+
+    async def _append(self, batch: Batch) -> str:
+        tag = await super()._append(batch)
+        await self._terminate_at("appended")
+        return tag
+
+
+@pytest.mark.parametrize("place", ["loaded", "appended"])
+async def test_a_session_ended_in_mid_batch_is_tried_again(
+    pool: asyncpg.Pool[Any], writers: list[Writer], database_url: str, place: str
+) -> None:
+    appender = Terminated(database_url, place, pool)
+    await appender.start()
+    commands = await posts(writers, 6)
+    answers = await asyncio.gather(*(appender.submit(each) for each in commands))
+    await appender.stop()
+    assert [answer.event_id for answer in answers] == [command.event_id for command in commands]
+    assert sorted(await logged(pool)) == sorted(command.event_id for command in commands)
+    assert await violations(database_url) == []
+
+
+async def test_sessions_ended_at_any_moment_leave_everything_once(
+    pool: asyncpg.Pool[Any], writers: list[Writer], database_url: str
+) -> None:
+    appenders = [Appender(database_url, 0, max_batch=4) for _ in range(2)]
+    for appender in appenders:
+        await appender.start()
+    commands = await posts(writers, 120)
+    answered = 0
+
+    async def submit(number: int, command: PostComment) -> Appended:
+        nonlocal answered
+        try:
+            return await appenders[number % 2].submit(command)
+        finally:
+            answered += 1
+
+    pending = [asyncio.create_task(submit(n, each)) for n, each in enumerate(commands)]
+    for target in range(10, 90, 10):
+        while answered < target:
+            await asyncio.sleep(0.001)  # between two looks at the condition
+        await pool.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where application_name = 'threadlog-appender' and datname = current_database()"
+        )
+    answers = await asyncio.gather(*pending)
+    for appender in appenders:
+        await appender.stop()
+    assert all(isinstance(answer, Appended) for answer in answers)
+    assert sorted(await logged(pool)) == sorted(command.event_id for command in commands)
+    assert await violations(database_url) == []
+
+
+async def test_a_log_that_does_not_answer_is_unavailable_and_a_repeat_with_the_key_adds_once(
+    pool: asyncpg.Pool[Any], writers: list[Writer], database_url: str
+) -> None:
+    [command] = await posts(writers[:1], 1)
+    cutting = True
+    async with Cutter(database_url, lambda: "answer lost" if cutting else None) as cutter:
+        appender = Appender(cutter.url, 0, patience=0.0)
+        await appender.start()
+        with pytest.raises(Unavailable):
+            await appender.submit(command)
+        cutting = False
+        assert await logged(pool) == [command.event_id]
+        again = replace(await writers[0].post("number 0"), idempotency=command.idempotency)
+        answer = await appender.submit(again)
+        await appender.stop()
+    assert (answer.event_id, answer.repeated) == (command.event_id, True)
+    assert await logged(pool) == [command.event_id]
+    assert await violations(database_url) == []
