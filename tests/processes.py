@@ -113,7 +113,7 @@ class Client:
         async with self.session.request(
             method, URL(self.base + path, encoded=True), json=body, headers=sent
         ) as answer:
-            return Answer(answer.status, dict(answer.headers), await answer.read())
+            return Answer(answer.status, answer.headers, await answer.read())
 
     async def get(self, path: str, *, sub: str | None = None, roles: tuple[str, ...] = ()) -> Answer:
         """A read that must succeed."""

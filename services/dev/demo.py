@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import secrets
 import shlex
@@ -82,6 +83,7 @@ class Demo:
             port=self._port or _free_port(),
             metrics_port=_free_port(),
         )
+        logging.getLogger("services.eventlog.migrate").setLevel(logging.CRITICAL)  # the next line tells it
         done = asyncio.run(migrate(settings.database_url, settings.lanes))
         _print(f"migrated           ({', '.join(done) or 'nothing to do: the data was here'})")
         children = stack.enter_context(Children(_environment(settings), folder))

@@ -23,8 +23,9 @@ import asyncpg
 
 from services.core.commands import Command
 from services.errors import Overloaded, Refusal, ThreadlogError, Unavailable, WriteFailed
-from services.eventlog.batch import Appended, Batch, Outcome, SettingsCache, needs_of
+from services.eventlog.batch import Appended, Batch, Outcome, SettingsCache
 from services.eventlog.locks import LockClass
+from services.eventlog.needs import needs_of
 from services.eventlog.queries import QUERIES
 
 _log = logging.getLogger(__name__)
@@ -48,6 +49,8 @@ lane stops that lane for seconds, not for ever."""
 _LOST: Final = (
     OSError,
     asyncpg.InterfaceError,
+    # What asyncpg makes of a server's farewell that comes while it is sending.
+    asyncpg.InternalClientError,
     asyncpg.PostgresConnectionError,
     asyncpg.ConnectionDoesNotExistError,
     asyncpg.AdminShutdownError,

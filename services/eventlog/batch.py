@@ -7,7 +7,7 @@ each adds so that the next one sees it, and gives the columns of the append stat
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -17,22 +17,12 @@ import orjson
 from schema.events.envelope import Recorded, canonical, chain
 from schema.events.registry import CONTRACTS
 from services.core.addresses import site_stream_id
-from services.core.commands import (
-    ChangeSettings,
-    ChangeThread,
-    Command,
-    DeleteComment,
-    EditComment,
-    PostComment,
-    ReportComment,
-    Rules,
-    Sealed,
-    ThreadCommand,
-)
+from services.core.commands import ChangeSettings, Command, PostComment, Rules, ThreadCommand
 from services.core.decide import NewEvent, decide, decide_site
 from services.core.site import DEFAULTS, SiteSettings, SiteState, evolve_site
 from services.core.thread import Comment, CommentState, ThreadState, evolve
 from services.errors import IdempotencyKeyReused, KeyDestroyed, Refusal
+from services.eventlog.needs import text_of
 from services.eventlog.state import comment_row
 
 _LOADED_STREAM = 12
@@ -59,54 +49,6 @@ class Appended:
 
 
 Outcome = Appended | Refusal | KeyDestroyed
-
-
-@dataclass(slots=True)
-class Needs:
-    """What the load must bring for a batch."""
-
-    streams: set[UUID] = field(default_factory=set)
-    comments: set[UUID] = field(default_factory=set)
-    reports: set[tuple[UUID, str]] = field(default_factory=set)
-    key_macs: set[bytes] = field(default_factory=set)
-    keys: set[UUID] = field(default_factory=set)
-
-
-def text_of(command: Command) -> Sealed | None:
-    """What a command has sealed."""
-    match command:
-        case PostComment(text=sealed) | EditComment(text=sealed) | ReportComment(detail=sealed):
-            return sealed
-        case _:
-            return None
-
-
-def needs_of(commands: Iterable[Command]) -> Needs:
-    """What deciding `commands` takes from the decision state."""
-    needs = Needs()
-    for command in commands:
-        needs.streams.add(command.stream_id)
-        if isinstance(command, ThreadCommand):
-            needs.streams.add(site_stream_id(command.site))
-        if command.idempotency is not None:
-            needs.key_macs.add(command.idempotency.key_mac)
-        if (sealed := text_of(command)) is not None:
-            needs.keys.add(sealed.key_id)
-        match command:
-            case PostComment():
-                if command.parent_id is not None:
-                    needs.comments.add(command.parent_id)
-                if command.imported is not None:
-                    needs.comments.add(command.event_id)
-            case EditComment() | DeleteComment():
-                needs.comments.add(command.comment_id)
-            case ReportComment():
-                needs.comments.add(command.comment_id)
-                if command.actor.id is not None:
-                    needs.reports.add((command.comment_id, command.actor.id))
-            case ChangeThread() | ChangeSettings():
-                pass
-    return needs
 
 
 class SettingsCache:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
+import asyncpg
 import orjson
 import pytest
 from aiohttp import ClientError
 
 from services.core.node import decode
-from tests.processes import S, Process, Threadlog, threadlog
+from services.dev.servers import EmbeddedPostgres
+from services.eventlog.migrate import migrate
+from tests.processes import Process, S, Threadlog, threadlog, until
 
 CLIENTS = 20
 THREADS = [f"thread-{number}" for number in range(4)]
@@ -23,10 +26,16 @@ POSTS = 40
 
 
 @pytest.fixture
-async def running(
-    database_url: str, redis_url: str, broker_url: str, tmp_path: Path
-) -> AsyncIterator[Threadlog]:
-    async with threadlog(database_url, redis_url, broker_url, tmp_path) as opened:
+async def log_url(start_postgres: Callable[..., EmbeddedPostgres]) -> str:
+    """A database on a server of the test's own, whose settings it changes."""
+    url = start_postgres().dsn()
+    await migrate(url)
+    return url
+
+
+@pytest.fixture
+async def running(log_url: str, redis_url: str, broker_url: str, tmp_path: Path) -> AsyncIterator[Threadlog]:
+    async with threadlog(log_url, redis_url, broker_url, tmp_path) as opened:
         yield opened
 
 
@@ -37,13 +46,13 @@ class Load:
 
     running: Threadlog
     prefix: str
-    kill_after: int
-    """The API is killed when so many comments are acknowledged."""
+    crashes: dict[int, Callable[[Load], Awaitable[None]]]
+    """How the API is killed when so many comments are acknowledged."""
     api: Process
+    before: int
+    """How many comments the log held."""
     acknowledged: dict[str, tuple[str, str, int]] = field(default_factory=dict)
     """Thread, id and version of the answer by the comment's text, which is also its key."""
-    unanswered: set[str] = field(default_factory=set)
-    """Texts whose first request had no answer: what became of them is for the log to say."""
     serving: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self, seed: int) -> None:
@@ -71,22 +80,53 @@ class Load:
                     "POST", f"{S}/threads/{thread}/comments", body, sub=author, headers=headers
                 )
             except (ClientError, TimeoutError):
-                self.unanswered.add(text)
                 await asyncio.sleep(0)  # whoever killed the API may say so
                 continue
             assert answer.status == 201, answer
             comment_id = str(answer.json["id"])
             assert text not in self.acknowledged
             self.acknowledged[text] = (thread, comment_id, answer.version)
-            if len(self.acknowledged) == self.kill_after:
-                await self.crash()
+            if (crash := self.crashes.get(len(self.acknowledged))) is not None:
+                await crash(self)
             return comment_id
 
-    async def crash(self) -> None:
+    async def killed_anywhere(self) -> None:
         self.serving.clear()
         self.api.kill()
         self.api = await self.running.api()
         self.serving.set()
+
+    async def killed_before_its_answers(self) -> None:
+        """Kill the API between its commit and the answers to it.
+
+        Postgres is told to wait for a standby that there is not: what it has written is durable, and it does
+        not say so. Once the API is dead, it no longer waits.
+        """
+        self.serving.clear()
+        admin = await asyncpg.connect(self.running.settings.database_url)
+        try:
+            await admin.execute("alter system set synchronous_standby_names = 'nobody'")
+            await admin.execute("select pg_reload_conf()")
+            await until(
+                lambda: admin.fetchval(
+                    "select count(*) from pg_stat_activity "
+                    "where application_name = 'threadlog-appender' and wait_event = 'SyncRep'"
+                ),
+                "a commit that waits",
+            )
+            self.api.kill()
+            await admin.execute("alter system reset synchronous_standby_names")
+            await admin.execute("select pg_reload_conf()")
+        finally:
+            await admin.close()
+        await until(self.lost_answers, "the commit that nobody was told of")
+        self.api = await self.running.api()
+        self.serving.set()
+
+    async def lost_answers(self) -> int:
+        """How many comments are in the log and were never acknowledged."""
+        comments = await self.running.parts.pool.fetchval("select count(*) from comments")
+        return int(comments) - self.before - len(self.acknowledged)
 
 
 async def logged(running: Threadlog, thread: str) -> dict[str, list[tuple[str, str]]]:
@@ -102,11 +142,16 @@ async def logged(running: Threadlog, thread: str) -> dict[str, list[tuple[str, s
 async def one_round(running: Threadlog, api: Process, seed: int) -> Load:
     """One load with a crash in it, and what must hold afterwards."""
     total = CLIENTS * POSTS
-    load = Load(running, f"round-{seed}", Random(seed).randrange(total // 8, total // 2), api)
+    first, second = sorted(Random(seed).sample(range(total // 8, total * 3 // 4), 2))
+    load = Load(
+        running,
+        f"round-{seed}",
+        {first: Load.killed_anywhere, second: Load.killed_before_its_answers},
+        api,
+        await running.parts.pool.fetchval("select count(*) from comments"),
+    )
     await load.run(seed)
     assert len(load.acknowledged) == total
-    # At the moment of the crash, other clients' requests were under way.
-    assert load.unanswered
     for thread in THREADS:
         inside = await logged(running, thread)
         ours = {

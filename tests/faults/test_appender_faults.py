@@ -1,4 +1,4 @@
-"""Connections that die in the middle of a batch, or with its fate unknown: everything is there exactly once."""
+"""Connections that die in mid-batch, or with its fate unknown: everything is there exactly once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import parse_qs, quote, urlsplit
 
 import asyncpg
@@ -46,7 +46,7 @@ class Cutter:
         self.url = f"{parts.scheme}://{parts.netloc}{parts.path}?host={quote(str(self._folder))}"
         self.cuts: list[str] = []
 
-    async def __aenter__(self) -> Cutter:
+    async def __aenter__(self) -> Self:
         self._server = await asyncio.start_unix_server(self._serve, self._folder / ".s.PGSQL.5432")
         return self
 

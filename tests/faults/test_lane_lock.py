@@ -83,6 +83,9 @@ class Racers:
 
     async def finish(self) -> list[tuple[str, list[UUID]]]:
         """Let all of them end; what their commands were answered with."""
+        for process in self.processes:
+            assert process.stdin is not None
+            process.stdin.close()
         outputs = await asyncio.gather(*(process.communicate() for process in self.processes))
         assert [process.returncode for process in self.processes] == [0] * len(self.processes)
         answers = [answer for output, _ in outputs for answer in orjson.loads(output)]

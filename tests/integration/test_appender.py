@@ -171,12 +171,13 @@ async def test_a_refusal_is_not_remembered(start: Start, writer: Writer) -> None
     assert (await appender.submit(early)).version == 2
 
 
-async def test_a_value_that_postgres_refuses_fails_its_own_command_only(
-    start: Start, writer: Writer, pool: asyncpg.Pool[Any], database_url: str
+@pytest.mark.parametrize("value", ["req\0", "req\ud800"], ids=["NUL", "lone surrogate"])
+async def test_a_value_that_postgres_or_its_driver_refuses_fails_its_own_command_only(
+    start: Start, writer: Writer, pool: asyncpg.Pool[Any], database_url: str, value: str
 ) -> None:
     appender = await start()
     before, after = await writer.post("before"), await writer.post("after")
-    nul = replace(await writer.post("between"), correlation_id="req\0")
+    nul = replace(await writer.post("between"), correlation_id=value)
     found = await answers(appender, [before, nul, after])
     assert [type(one) for one in found] == [Appended, WriteFailed, Appended]
     assert await types_of(pool) == ["CommentPosted", "CommentPosted"]

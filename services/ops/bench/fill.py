@@ -1,7 +1,7 @@
 """Fills a log with threads that look like threads, through the appender, as a process of its own.
 
-`python -m services.ops.bench.fill` takes a `Filling` as JSON on its standard input, and writes what it added as JSON.
-A process of its own, so that what it holds does not count as the memory of what is measured later.
+`python -m services.ops.bench.fill` takes a `Filling` as JSON on its standard input, and writes a `Filled` as
+JSON. A process of its own, so that what it holds does not count as the memory of what is measured later.
 """
 
 from __future__ import annotations
@@ -106,7 +106,9 @@ class _Thread:
         for _ in range(events - (2 if events > 1 else 1)):
             kind = self._random.random()
             if kind < 0.88 or not self._open:
-                parent = self._random.choice(self._open) if self._open and self._random.random() < 0.7 else None
+                parent = (
+                    self._random.choice(self._open) if self._open and self._random.random() < 0.7 else None
+                )
                 yield self._post(parent)
             elif kind < 0.94:
                 yield self._edit(self._random.choice(self._open))
@@ -132,7 +134,9 @@ class _Thread:
             key=self._key,
             text=self._keys[author].sealed(comment_id, self.stream_id, text),
             parent_id=None if parent is None else parent.id,
-            describe=Description(self._key.title(), f"https://bench.example/{self._key}") if describe else None,
+            describe=Description(self._key.title(), f"https://bench.example/{self._key}")
+            if describe
+            else None,
         )
 
     def _edit(self, comment: _Open) -> EditComment:
@@ -180,7 +184,7 @@ async def fill(filling: Filling) -> Filled:
         redis_url=filling["redis_url"],
         master_key=filling["master_key"],
     )
-    random = Random(filling["seed"])
+    random = Random(filling["seed"])  # noqa: S311 - texts, not secrets
     planned = sizes(filling["events"], filling["large"])
     started = time.perf_counter()
     async with resources(settings) as here:

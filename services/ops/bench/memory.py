@@ -14,7 +14,7 @@ _PEAK: Final = "VmHWM:"
 
 
 def reset_peak() -> None:
-    """Forget the peak so far. Only Linux can (proc(5), clear_refs); elsewhere the peak is that since the start."""
+    """Forget the peak so far. Only Linux can (proc(5), clear_refs): elsewhere it is that since the start."""
     with contextlib.suppress(OSError):
         _CLEAR.write_text("5")
 

@@ -152,7 +152,8 @@ def text_of(port: int, path: str) -> str:
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of a process and of all below it, in seconds; of ended children what was waited for."""
+    """User and system time of a process and of all below it, in seconds, ended children that were waited for
+    included."""
     total = 0.0
     with contextlib.suppress(psutil.NoSuchProcess):
         root = psutil.Process(pid)

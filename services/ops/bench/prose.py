@@ -5,8 +5,7 @@ from __future__ import annotations
 from random import Random
 from typing import Final
 
-_WORDS: Final = tuple(
-    """
+_TEXT: Final = """
     the a of and to in is that it was for on are with as they be at this from have or by one had not but what
     all were when we there can an your which their said if do will each about how up out them then she many
     some so these would other into has more her two like him see time could no make than first been its who
@@ -26,8 +25,8 @@ _WORDS: Final = tuple(
     recipe sourdough oven kernel compiler database latency queue protocol firmware telescope comet glacier
     librarian archive referee penalty midfield orchestra cello rehearsal novel chapter translator café naïve
     Zürich señor Straße übrigens déjà
-    """.split()
-)
+"""
+_WORDS: Final = tuple(_TEXT.split())
 _ENDS: Final = (".", ".", ".", ".", "!", "?", " …")
 
 

@@ -46,7 +46,8 @@ def print_append(report: dict[str, Any]) -> None:
     say(
         f"PostgreSQL {facts['server_version']}, fsync {facts['fsync']}, "
         f"synchronous_commit {facts['synchronous_commit']}; "
-        f"{plan['threads']} threads, {plan['authors']:,} authors, {plan['rounds']} rounds of {plan['seconds']:g} s"
+        f"{plan['threads']} threads, {plan['authors']:,} authors, "
+        f"{plan['rounds']} rounds of {plan['seconds']:g} s"
     )
     say()
     rows = []
