@@ -15,18 +15,29 @@ from schema.events.envelope import GENESIS, Recorded
 from schema.events.registry import UPCASTERS, PayloadInvalid, TypeUnknown
 from services.errors import PoisonEvent, UnknownEventType
 
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _Reason = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,49}$")]
 
 
 def _is_origin(value: str) -> str:
-    parts = urlsplit(value)
-    if (
-        parts.scheme not in ("http", "https")
-        or not parts.hostname
-        or value != f"{parts.scheme}://{parts.netloc}"
-    ):
-        raise ValueError("an origin is a scheme and a host, as in https://news.example")
+    if _origin_of(value) != value:
+        raise ValueError("an origin is a scheme and a host in lower case, as in https://news.example")
     return value
+
+
+def _origin_of(url: str) -> str | None:
+    """The origin of an http or https URL (RFC 6454), the default port left out; None for any other."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return None
+    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
+        return None
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{parts.scheme}://{host}" + (
+        f":{port}" if port not in (None, _DEFAULT_PORTS[parts.scheme]) else ""
+    )
 
 
 def _takes_id(value: str) -> str:
@@ -67,8 +78,7 @@ class SiteSettings(BaseModel):
         """Whether `url` lies on one of the site's origins (any, where none is set)."""
         if not self.origins:
             return True
-        parts = urlsplit(url)
-        return f"{parts.scheme}://{parts.netloc}" in self.origins
+        return _origin_of(url) in self.origins
 
     def changed(self, changes: Mapping[str, Any]) -> SiteSettings:
         """These settings with `changes`. Raises pydantic.ValidationError."""

@@ -69,6 +69,12 @@ _LOST: Final = (
 """After these the transaction may be tried again as it is."""
 
 
+def _is_lost(error: Exception) -> bool:
+    """Whether the connection failed, not the batch. asyncpg counts a value that it cannot encode among its
+    InterfaceErrors, and marks it as a ValueError."""
+    return isinstance(error, _LOST) and not isinstance(error, ValueError)
+
+
 class LaneMoved(ThreadlogError):
     """The lane's head is not where the load saw it: somebody appends without the lock."""
 
@@ -203,31 +209,31 @@ class Appender:
                     await connection.execute("rollback")
                 self._answer(waiting, attempt, loop.time() - started)
                 return
-            except _LOST as error:
-                _log.warning("lane %d: %s: %s", self.lane, type(error).__name__, error)
+            except Exception as error:  # noqa: BLE001 - whatever it was, each command gets its answer
                 await self._disconnect()
+                if not _is_lost(error):
+                    await self._isolate(waiting, error)
+                    return
+                _log.warning("lane %d: %s", self.lane, type(error).__name__)
                 if loop.time() - started > self._patience:
                     _fail(waiting, Unavailable("the log does not answer", retry_after=2))
                     return
                 await asyncio.sleep(pause)  # backoff between attempts to reach Postgres
                 pause = min(pause * 2, 1.0)
-            except Exception as error:  # noqa: BLE001 - whatever it was, each command gets its answer
-                await self._disconnect()
-                if len(waiting) == 1:
-                    # Only the kind of error: its message may quote what somebody wrote.
-                    kind = f"{type(error).__name__} {getattr(error, 'sqlstate', '')}".strip()
-                    _log.error("lane %d: a command failed: %s", self.lane, kind)
-                    _fail(waiting, WriteFailed(kind))
-                    return
-                _log.warning(
-                    "lane %d: a batch of %d failed: %s; one by one",
-                    self.lane,
-                    len(waiting),
-                    type(error).__name__,
-                )
-                for one in waiting:
-                    await self._settle([one])
-                return
+
+    async def _isolate(self, waiting: Sequence[_Waiting], error: Exception) -> None:
+        """Find the command that a batch failed of, so that the others do not fail with it.
+
+        Only the kind of error is told: its message may quote what somebody wrote.
+        """
+        kind = f"{type(error).__name__} {getattr(error, 'sqlstate', '')}".strip()
+        if len(waiting) == 1:
+            _log.error("lane %d: a command failed: %s", self.lane, kind)
+            _fail(waiting, WriteFailed(kind))
+            return
+        _log.warning("lane %d: a batch of %d failed: %s; one by one", self.lane, len(waiting), kind)
+        for one in waiting:
+            await self._settle([one])
 
     async def _decide(self, waiting: Sequence[_Waiting]) -> _Attempt:
         needs = needs_of(one.command for one in waiting)

@@ -26,13 +26,15 @@ Start = Callable[..., subprocess.Popen[str]]
 def start(embedded_servers: None, tmp_path: Path) -> Iterator[Start]:
     """Starts a demo whose temporary folders lie below the test's; ended afterwards, with all it started."""
     started: list[subprocess.Popen[str]] = []
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("THREADLOG_")}
+    environment["TMPDIR"] = str(tmp_path)
 
     def run(*arguments: str) -> subprocess.Popen[str]:
         started.append(
             subprocess.Popen(
                 [sys.executable, "-m", "services.ops.cli", "demo", *arguments],
                 cwd=ROOT,
-                env={name: value for name, value in os.environ.items() if not name.startswith("THREADLOG_")},
+                env=environment,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,

@@ -102,7 +102,6 @@ class Load:
         Postgres is told to wait for a standby that there is not: what it has written is durable, and it does
         not say so. Once the API is dead, it no longer waits.
         """
-        self.serving.clear()
         admin = await asyncpg.connect(self.running.settings.database_url)
         try:
             await admin.execute("alter system set synchronous_standby_names = 'nobody'")
@@ -114,6 +113,7 @@ class Load:
                 ),
                 "a commit that waits",
             )
+            self.serving.clear()
             self.api.kill()
             await admin.execute("alter system reset synchronous_standby_names")
             await admin.execute("select pg_reload_conf()")

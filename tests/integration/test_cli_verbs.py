@@ -152,8 +152,8 @@ def test_following_the_log_skips_nothing_and_notices_a_gap(
     execute(
         database_url,
         "insert into events (position, lane, stream_id, version, event_id, type, schema_version, "
-        "recorded_at, data, hash) select 7, lane, stream_id, 6, event_id, type, schema_version, recorded_at, data, hash "
-        "from events where version = 5",
+        "recorded_at, data, hash) select 7, lane, stream_id, 6, event_id, type, schema_version, "
+        "recorded_at, data, hash from events where version = 5",
     )
     with pytest.raises(StreamBroken, match="from position 5 to 7"):
         asyncio.run(follow(cursors))
