@@ -159,6 +159,9 @@ class Poker:
             if not self._away:
                 _log.warning("the broker is away, the sweeper will catch up: %s", error)
             self._away = True
+        except Exception as error:  # noqa: BLE001 - without this thread no hint would ever go again
+            self.dropped += len(stream_ids)
+            _log.error("a hint could not be sent: %s", type(error).__name__)
         else:
             self.sent += 1
             if self._away:

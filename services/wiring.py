@@ -12,9 +12,11 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from services.eventlog.checkpoints import DeadLetters
 from services.eventlog.keys import Keyring, MasterKey
 from services.eventlog.log import EventLog
 from services.eventlog.migrate import check
+from services.eventlog.pool import open_pool
 from services.eventlog.sites import Sites
 from services.projection.advance import Projector
 from services.projection.reader import ThreadReader
@@ -58,14 +60,7 @@ async def resources(settings: Settings) -> AsyncIterator[Resources]:
     this release. Redis may be away: it is disposable.
     """
     master = MasterKey(settings.master_key.get_secret_value())
-    async with asyncpg.create_pool(
-        settings.database_url,
-        min_size=1,
-        max_size=settings.pool_size,
-        timeout=5,
-        command_timeout=30,
-        server_settings=READER_SESSION,
-    ) as pool:
+    async with open_pool(settings.database_url, settings.pool_size, session=READER_SESSION) as pool:
         async with pool.acquire() as connection:
             lanes = await check(connection)
         redis = connect_redis(settings.redis_url)
@@ -87,7 +82,7 @@ async def resources(settings: Settings) -> AsyncIterator[Resources]:
                 projector=projector,
                 reader=ThreadReader(log, keyring, views, projector),
                 verifier=Verifier(pool, log, projector),
-                replayer=Replayer(pool, projector, lanes),
+                replayer=Replayer(pool, projector, DeadLetters(pool, ""), lanes),
             )
         finally:
             await redis.aclose()

@@ -131,27 +131,49 @@ create table idempotency_later partition of idempotency default;
 
 create index idempotency_by_key on idempotency (key_mac);
 
-create function ensure_partitions(present timestamptz) returns void language plpgsql as $$
+-- Makes the partitions of this week and the next two, and drops what is out of date. Rows that came while
+-- their week had none lie in the default partition and are moved; most of them before it is locked. Nobody
+-- waits behind this for longer than the lock_timeout and a scan of what the default partition still holds.
+create function ensure_partitions(present timestamptz) returns void language plpgsql
+    set timezone = 'UTC' set lock_timeout = '300ms' as $$
 declare
-    week timestamptz := date_trunc('week', present at time zone 'UTC') at time zone 'UTC';
-    first timestamptz := week;
+    move constant text := 'with moved as ('
+        'delete from idempotency_later where recorded_at >= %L and recorded_at < %L returning *'
+        ') insert into %I select * from moved';
+    missing timestamptz[];
+    first timestamptz;
     name text;
 begin
-    while first < week + interval '21 days' loop
-        name := 'idempotency_' || to_char(first at time zone 'UTC', 'YYYYMMDD');
-        if to_regclass(name) is null then
-            execute format(
-                'create table %I partition of idempotency for values from (%L) to (%L)',
-                name, first, first + interval '7 days'
-            );
-        end if;
-        first := first + interval '7 days';
+    lock table only idempotency in share update exclusive mode;  -- one of these at a time; reads and writes go on
+    missing := array(
+        select week
+        from generate_series(
+            date_trunc('week', present), date_trunc('week', present) + interval '14 days', interval '7 days'
+        ) as week
+        where to_regclass('idempotency_' || to_char(week, 'YYYYMMDD')) is null
+    );
+    delete from idempotency_later where recorded_at < present - interval '30 days';
+    foreach first in array missing loop
+        name := 'idempotency_' || to_char(first, 'YYYYMMDD');
+        execute format('create table %I (like idempotency including all)', name);
+        execute format(move, first, first + interval '7 days', name);
+    end loop;
+    if cardinality(missing) > 0 then
+        lock table idempotency_later in access exclusive mode;
+    end if;
+    foreach first in array missing loop
+        name := 'idempotency_' || to_char(first, 'YYYYMMDD');
+        execute format(move, first, first + interval '7 days', name);
+        execute format(
+            'alter table idempotency attach partition %I for values from (%L) to (%L)',
+            name, first, first + interval '7 days'
+        );
     end loop;
     for name in
         select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
         where i.inhparent = 'idempotency'::regclass
             and c.relname ~ '^idempotency_[0-9]{8}$'
-            and to_date(right(c.relname, 8), 'YYYYMMDD') + 7 + 30 < (present at time zone 'UTC')::date
+            and to_date(right(c.relname, 8), 'YYYYMMDD') + 7 + 30 < present::date
     loop
         execute format('drop table %I', name);
     end loop;

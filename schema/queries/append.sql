@@ -1,5 +1,5 @@
 -- name: lock_lane
--- Its own statement, before any read: the load's snapshot must be taken after the lock is held.
+-- Its own message, before any read: the load's snapshot must be taken after the lock is held.
 select pg_advisory_xact_lock($1, $2);
 
 -- name: load
@@ -73,7 +73,9 @@ with new_events as (
     on conflict (stream_id) do update set
         version = excluded.version, hash = excluded.hash, recorded_at = excluded.recorded_at,
         closed = excluded.closed, visible = excluded.visible, described_by = excluded.described_by,
-        title = excluded.title, url = excluded.url, settings = excluded.settings
+        title = excluded.title, url = excluded.url,
+        -- A setting that a newer release has added is not known here, and stays.
+        settings = streams.settings || excluded.settings
 ), new_comments as (
     insert into comments (
         comment_id, stream_id, posted, parent, depth, author_id, key_id, text_mac, state, revision,

@@ -1,9 +1,15 @@
 -- name: lease_lanes
--- Takes the sweeper's lock (class $1) of every lane that is not in $2 and that nobody else sweeps.
-select lane from lanes where lane <> all($2::smallint[]) and pg_try_advisory_lock($1, lane);
+-- Takes the sweeper's lock (class $1) of every lane that is not in $2 and that nobody else sweeps. A lock taken
+-- twice has to be given back twice, so the order of the two conditions is not left to the planner.
+select lane from lanes
+where case when lane = any($2::smallint[]) then false else pg_try_advisory_lock($1, lane) end;
 
 -- name: lease_maintenance
 select pg_try_advisory_lock($1, 0);
+
+-- name: give_back_lease
+-- Gives back the lock of class $1 on $2.
+select pg_advisory_unlock($1, $2);
 
 -- name: sweeper_checkpoint
 select position from sweeper_checkpoints where lane = $1;
@@ -16,6 +22,8 @@ where c.position <= excluded.position;
 
 -- name: sweep_window
 -- The streams with events in lane $1 at the $3 positions after $2, as far as these are older than $4 seconds.
+-- A stream's time never goes back. Where the database's clock did, what is over 5 seconds ahead of it is old:
+-- else one stream would hold up its lane until the clock is there again.
 with near as (
     select stream_id, version, position, recorded_at from events
     where lane = $1 and position > $2 and position <= $2 + $3
@@ -24,6 +32,7 @@ with near as (
         (
             select min(position) from near
             where recorded_at > clock_timestamp() - make_interval(secs => $4)
+                and recorded_at <= clock_timestamp() + interval '5 seconds'
         ),
         $2 + $3 + 1
     )
@@ -54,15 +63,16 @@ on conflict (projection, stream_id) do update set
     end;
 
 -- name: dead_among
-select stream_id, version from dead_letters where projection = $1 and stream_id = any($2::uuid[]);
+select stream_id, version, build from dead_letters where projection = $1 and stream_id = any($2::uuid[]);
 
 -- name: resurrect
 delete from dead_letters where projection = $1 and stream_id = $2 and version <= $3;
 
 -- name: dead_of_other_builds
--- Dead letters that another release than $1 left: this one may know what to do. At most $2.
+-- Dead letters that another release than $1 left: this one may know what to do. At most $4 after ($2, $3).
 select projection, stream_id, version, event_id, reason, build, created_at
-from dead_letters where build <> $1 order by projection, stream_id limit $2;
+from dead_letters where build <> $1 and (projection, stream_id) > ($2, $3)
+order by projection, stream_id limit $4;
 
 -- name: dead_letters
 select projection, stream_id, version, event_id, reason, build, created_at

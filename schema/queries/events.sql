@@ -35,10 +35,15 @@ select stream_id, version, event_id, type, schema_version, actor_id, correlation
 from events where stream_id = $1 and version = any($2::bigint[]);
 
 -- name: text_versions
--- Where a comment's texts lie: its posting, found by its id, and the edits after it.
+-- Where a comment's texts after revision $3 lie: its posting, found by its id, and the edits after it.
 select e.version from comments c
 join events e on e.stream_id = c.stream_id and e.version >= c.posted and e.version <= c.text_version
-where c.comment_id = $2 and c.stream_id = $1
-    and (e.version = c.posted
-        or (e.type = 'CommentEdited' and position(convert_to(c.comment_id::text, 'UTF8') in e.data) > 0))
-order by e.version limit $3;
+where c.comment_id = $2 and c.stream_id = $1 and (
+    (e.version = c.posted and $3::bigint < 1)
+    or (
+        e.type = 'CommentEdited'
+        and convert_from(e.data, 'UTF8')::jsonb ->> 'comment_id' = c.comment_id::text
+        and (convert_from(e.data, 'UTF8')::jsonb ->> 'revision')::bigint > $3
+    )
+)
+order by e.version limit $4;

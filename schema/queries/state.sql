@@ -1,5 +1,8 @@
 -- The decision state of one stream, as verify compares it and a replay repairs it.
 
+-- name: stream_end
+select version from events where stream_id = $1 order by version desc limit 1;
+
 -- name: stream_state
 select site, key, version, hash, recorded_at, closed, visible, described_by, title, url, settings
 from streams where stream_id = $1;

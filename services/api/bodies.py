@@ -21,6 +21,7 @@ from services.api.problems import Problem, wrong_fields
 MAX_BODY: Final = 256 * 1024
 """The largest body, in bytes."""
 
+_JSON: Final = "application/json"
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 _Body = TypeVar("_Body", bound="Body")
 
@@ -88,6 +89,8 @@ async def raw_body(request: web.Request) -> bytes:
         raise Problem("too-large", f"a request has at most {MAX_BODY:,} bytes")
     if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
         raise Problem("not-json", "compressed bodies are not taken")
+    if request.content.is_eof():
+        return await request.read()  # all of it has come with the headers: there is nothing to wait for
     try:
         async with asyncio.timeout(request.app[API].body_timeout):
             return await request.read()
@@ -106,9 +109,8 @@ async def body_of(request: web.Request, model: type[_Body]) -> tuple[_Body, byte
 
 async def json_body(request: web.Request) -> tuple[Any, bytes]:
     """The body's JSON value, and its bytes. Raises Problem `not-json`, `malformed-json`, `too-large`."""
-    if request.content_type != "application/json" or (request.charset or "utf-8").lower() not in (
-        "utf-8",
-        "utf8",
+    if request.headers.get(hdrs.CONTENT_TYPE) != _JSON and (
+        request.content_type != _JSON or (request.charset or "utf-8").lower() not in ("utf-8", "utf8")
     ):
         raise Problem("not-json")
     raw = await raw_body(request)

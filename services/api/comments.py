@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from uuid import UUID
 
 from aiohttp import web
 
+from services.api import outcomes
 from services.api.answers import etag, head_of, read, written
 from services.api.auth import Caller
 from services.api.bodies import CommentEdit, NewComment, ThreadMetadata, body_of, raw_body
@@ -17,11 +17,10 @@ from services.api.queries import NoQuery, PageQuery, ReadQuery, query_of
 from services.api.writing import correlation_id, event_id, expected_revision, idempotency, submit
 from services.core.addresses import encode_thread_key, parse_comment_id
 from services.core.commands import DeleteComment, Description, EditComment, PostComment
-from services.core.node import author_fragment, decode, encode, text_fragment
-from services.core.page import PageRequest, Picked
+from services.core.page import PageRequest
 from services.core.pagejson import comment_json, page_json
 from services.core.text import TITLE_CODE_POINTS, TextRefused, check_url, normalise_body, normalise_line
-from services.core.thread import Comment, CommentState
+from services.core.thread import CommentState
 from services.errors import (
     CommentNotFound,
     CommentNotOpen,
@@ -29,20 +28,7 @@ from services.errors import (
     KeyDestroyed,
     ParentNotFound,
 )
-from services.eventlog.batch import Appended
 from services.eventlog.keys import AuthorKey
-
-
-@dataclass(frozen=True, slots=True)
-class _Written:
-    """A thread as a write left it, as far as the answer shows it."""
-
-    key: str
-    title: str | None
-    url: str | None
-    version: int
-    closed: bool = False
-    visible: int = 0
 
 
 async def post(request: web.Request) -> web.Response:
@@ -82,9 +68,9 @@ async def post(request: web.Request) -> web.Response:
     appended = await submit(api, command)
     location = f"{_comments_path(here, thread)}/{appended.event_id}"
     if appended.comment is None or appended.repeated:
-        answer = await _now(api, here, thread, appended.event_id, appended.version)
+        answer = await outcomes.comment_now(api, here, thread, appended.event_id, appended, body)
     else:
-        answer = _as_posted(here, thread, caller, appended, appended.comment, body)
+        answer = outcomes.posted(here, thread, caller, appended, appended.comment, body)
     return written(appended.status, appended.version, answer, location)
 
 
@@ -170,7 +156,7 @@ async def edit(request: web.Request) -> web.Response:
         )
 
     appended = await submit(api, command)
-    answer = await _now(api, here, thread, comment_id, appended.version)
+    answer = await outcomes.comment_now(api, here, thread, comment_id, appended, body)
     return written(appended.status, appended.version, answer)
 
 
@@ -244,32 +230,3 @@ async def _key_of(api: Api, here: Visit, caller: Caller, thread: Thread, comment
         return await api.keyring.one(key_id)
     except KeyDestroyed:
         raise CommentNotOpen(comment_id, CommentState.ERASED) from None
-
-
-async def _now(api: Api, here: Visit, thread: Thread, comment_id: UUID, version: int) -> bytes:
-    """The comment as it is at `version` or later. Raises CommentNotOpen once it is erased."""
-    found = await api.reader.comment(thread.stream_id, comment_id, version)
-    if decode(found.picked.raw).state is CommentState.ERASED:
-        raise CommentNotOpen(comment_id, CommentState.ERASED)
-    return comment_json(
-        found.picked,
-        found.path,
-        found.head,
-        comment_url=here.site.settings.comment_url,
-        reader=here.reader,
-    )
-
-
-def _as_posted(
-    here: Visit, thread: Thread, caller: Caller, appended: Appended, comment: Comment, body: str
-) -> bytes:
-    """The answer to a post, from what the log took: no view is asked."""
-    raw = encode(comment, author_fragment(caller.id, caller.name, caller.avatar), text_fragment(body))
-    path = tuple(UUID(bytes=comment.path[at : at + 16]) for at in range(0, len(comment.path), 16))
-    return comment_json(
-        Picked(comment.posted, comment.parent, raw, 0, 0, 0, 0),
-        path,
-        _Written(thread.key, appended.title, appended.url, appended.version),
-        comment_url=here.site.settings.comment_url,
-        reader=here.reader,
-    )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import uuid
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -31,6 +31,9 @@ SITE: Final = web.RequestKey("site", Site)
 IDEMPOTENCY_KEY: Final = istr("Idempotency-Key")
 X_REQUEST_ID: Final = istr("X-Request-ID")
 
+_ANYTHING: Final = frozenset({"*/*", "application/json"})
+_JSON_RANGES: Final = ("application/json", "application/*", "*/*")
+_NEVER: Final = re.compile(r"q\s*=\s*0(\.0{0,3})?")
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 _THREAD_SEGMENT: Final = 5
 """`/v1/sites/{site}/threads/{thread}` divided by slashes: the thread is number 5."""
@@ -82,7 +85,7 @@ def request_id(request: web.Request) -> str:
     given = request.headers.get(X_REQUEST_ID)
     if given is not None and _REQUEST_ID.fullmatch(given):
         return given
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()
 
 
 def single(request: web.Request, name: str) -> str | None:
@@ -95,6 +98,7 @@ def single(request: web.Request, name: str) -> str | None:
 
 async def visit(request: web.Request) -> Visit:
     """The site of the path, and who sends the request. Raises SiteNotFound, Problem."""
+    _acceptable(request)
     api = request.app[API]
     name = request.match_info["site"]
     try:
@@ -106,6 +110,25 @@ async def visit(request: web.Request) -> Visit:
     request[SITE] = site
     header = single(request, hdrs.AUTHORIZATION)
     return Visit(site, None if header is None else api.verifier.caller(site, bearer(header)))
+
+
+def _acceptable(request: web.Request) -> None:
+    """Raises Problem `not-acceptable` where Accept leaves JSON out (RFC 9110, section 12.5.1)."""
+    given = request.headers.get(hdrs.ACCEPT)
+    if given is None or given in _ANYTHING:
+        return
+    weights: dict[str, bool] = {}
+    for one in ",".join(request.headers.getall(hdrs.ACCEPT)).lower().split(","):
+        kind, *parameters = (part.strip() for part in one.split(";"))
+        weights[kind] = not any(_NEVER.fullmatch(parameter) for parameter in parameters)
+    # The most specific range that fits decides.
+    for kind in _JSON_RANGES:
+        if kind in weights:
+            if weights[kind]:
+                return
+            break
+    if weights.keys() != {""}:
+        raise Problem("not-acceptable")
 
 
 def thread_of(request: web.Request, site: Site) -> Thread:

@@ -49,6 +49,8 @@ class Api:
     verifier: Verifier = field(default_factory=Verifier)
     body_timeout: float = 20.0
     """Seconds that a request's body may take to arrive."""
+    inbox_seconds: float = 2.0
+    """Seconds after which an inbox is answered with the notifications whose comments were read by then."""
     cursors: Cursors = field(init=False)
     idempotency_key: bytes = field(init=False, repr=False)
 

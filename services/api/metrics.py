@@ -71,12 +71,18 @@ class Metrics:
         self._events = Counter(
             "threadlog_events_appended_total", "Events appended, by lane.", ("lane",), registry=self.registry
         )
+        # As many as there are methods, routes and statuses: the histogram keeps them anyway.
+        self._answered: dict[tuple[str, str, int], Histogram] = {}
         self._watched = _Watched()
         self.registry.register(self._watched)
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         """A request was answered."""
-        self._requests.labels(method, route, str(status)).observe(seconds)
+        name = (method, route, status)
+        found = self._answered.get(name)
+        if found is None:
+            found = self._answered[name] = self._requests.labels(method, route, str(status))
+        found.observe(seconds)
 
     def committed(self, batch: Committed) -> None:
         """An appender finished a batch: `Appenders(on_committed=…)`."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
+from itertools import chain
 from typing import Final
 
 import structlog
@@ -83,7 +84,7 @@ def answer_to(request: web.Request, error: Exception) -> web.Response:
         )
     elif problem.code == "unavailable":
         _log.warning(
-            "a dependency does not answer",
+            "answered as unavailable",
             request_id=request[REQUEST_ID],
             route=route_of(request),
             error=[type(one).__name__ for one in _causes(error)],
@@ -185,5 +186,5 @@ def _bounded(request: web.Request) -> None:
     """Raises Problem where address or headers are too long. Far longer ones the parser refuses by itself."""
     if len(request.raw_path) > MAX_LINE:
         raise Problem("uri-too-long", f"an address has at most {MAX_LINE:,} bytes")
-    if sum(len(name) + len(value) for name, value in request.raw_headers) > MAX_HEADERS:
+    if sum(map(len, chain.from_iterable(request.raw_headers))) > MAX_HEADERS:
         raise Problem("headers-too-large", f"headers have at most {MAX_HEADERS:,} bytes in all")

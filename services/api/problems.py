@@ -33,6 +33,7 @@ from services.errors import (
     OwnComment,
     ParentNotFound,
     ParentNotOpen,
+    PoisonEvent,
     RevisionMismatch,
     SiteNotFound,
     ThreadlogError,
@@ -40,6 +41,7 @@ from services.errors import (
     ThreadParked,
     TooDeep,
     Unavailable,
+    UnknownEventType,
     VersionNotReached,
 )
 
@@ -62,6 +64,7 @@ Code = Literal[
     "parent-not-found",
     "route-not-found",
     "method-not-allowed",
+    "not-acceptable",
     "request-timeout",
     "too-large",
     "uri-too-long",
@@ -103,6 +106,7 @@ CODES: Final[Mapping[Code, tuple[int, str]]] = {
     "parent-not-found": (404, "There is no such parent"),
     "route-not-found": (404, "There is nothing at this address"),
     "method-not-allowed": (405, "The method is not allowed here"),
+    "not-acceptable": (406, "The answer is application/json"),
     "request-timeout": (408, "The request took too long to arrive"),
     "too-large": (413, "The request is too large"),
     "uri-too-long": (414, "The address is too long"),
@@ -144,6 +148,8 @@ CODE_OF: Final[Mapping[type[ThreadlogError], Code]] = {
     VersionNotReached: "version-not-reached",
     CursorInvalid: "cursor-invalid",
     ThreadParked: "unavailable",
+    PoisonEvent: "unavailable",
+    UnknownEventType: "unavailable",
     Overloaded: "overloaded",
     Unavailable: "unavailable",
     KeyDestroyed: "unavailable",
@@ -160,6 +166,7 @@ NOT_OPEN: Final[Mapping[str, Code]] = {
 _AIOHTTP: Final[Mapping[int, Code]] = {
     404: "route-not-found",
     405: "method-not-allowed",
+    406: "not-acceptable",
     408: "request-timeout",
     413: "too-large",
     414: "uri-too-long",
@@ -287,7 +294,7 @@ def problem_of(error: BaseException) -> Problem | None:
             return invalid(error.field, error.message)
         case Overloaded() | Unavailable():
             return Problem(CODE_OF[type(error)], str(error), headers={"Retry-After": str(error.retry_after)})
-        case ThreadParked():
+        case ThreadParked() | PoisonEvent():
             return Problem("unavailable", "the view is being repaired", headers={"Retry-After": "30"})
         case KeyDestroyed():
             return Problem("unavailable", "the author's key is being replaced")

@@ -6,6 +6,7 @@ Out of range, unknown or given twice is 400 `bad-query`: nothing is clamped or g
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Annotated, Final, Literal, TypeVar
 
 from aiohttp import web
@@ -80,8 +81,18 @@ class NoQuery(Query):
     """Where no parameter is taken."""
 
 
+@cache
+def _defaults(model: type[Query]) -> Query:
+    """What a request without a query asks for: every parameter has a default."""
+    return model()
+
+
 def query_of(request: web.Request, model: type[_Query]) -> _Query:
     """The query as `model`. Raises Problem `bad-query`."""
+    if not request.rel_url.raw_query_string:
+        defaults = _defaults(model)
+        assert isinstance(defaults, model)
+        return defaults
     given = request.rel_url.query
     values = dict(given)
     if len(values) != len(given):

@@ -18,7 +18,7 @@ _FOR_MODERATORS = frozenset({CommentState.DELETED, CommentState.REMOVED})
 
 
 async def revisions(request: web.Request) -> web.Response:
-    """Every revision, oldest first: for the comment's author and for moderators."""
+    """The revisions, oldest first: for the comment's author and for moderators."""
     api = request.app[API]
     here = await visit(request)
     thread = thread_of(request, here.site)
@@ -37,10 +37,9 @@ async def revisions(request: web.Request) -> web.Response:
     legible = state is not CommentState.ERASED and (caller.moderator or state not in _FOR_MODERATORS)
     scope = b"revisions" + thread.stream_id.bytes + comment_id.bytes
     after = 0 if query.after is None else api.cursors.number(scope, query.after)
-    every = await api.reader.revisions(thread.stream_id, comment_id)
-    rest = [one for one in every if one.revision > after]
-    items = rest[: query.limit]
-    more = len(rest) > len(items)
+    texts = await api.reader.revisions(thread.stream_id, comment_id, after, query.limit + 1)
+    items = texts[: query.limit]
+    more = len(texts) > len(items)
     body = orjson.dumps(
         {
             "items": [_item(one, legible=legible) for one in items],

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Final
 
+import asyncpg
 import structlog
 from aiohttp import web
 
@@ -21,9 +22,11 @@ from services.eventlog.inbox import Inbox
 from services.eventlog.migrate import check
 from services.pokes import Poker
 from services.settings import Settings
-from services.wiring import Resources, resources
+from services.wiring import READER_SESSION, Resources, resources
 
 _BACKLOG: Final = 1024
+_PROBE_S: Final = 1.5
+"""Seconds in which Postgres must answer whether it is usable: less than `/readyz` waits."""
 
 _log = structlog.get_logger("threadlog.api")
 
@@ -61,14 +64,25 @@ async def api_on(found: Resources) -> AsyncIterator[Api]:
     )
 
     async def postgres() -> None:
-        async with found.pool.acquire() as connection:
+        async with probe.acquire() as connection:
             await check(connection)
 
     async def redis() -> None:
         await found.redis.ping()
 
     poker.start()
+    # Whether Postgres is usable is asked over a connection of its own: where slow reads hold all the others,
+    # this process is busy, and need not be taken out of service.
+    probe = asyncpg.create_pool(
+        settings.database_url,
+        min_size=0,
+        max_size=1,
+        timeout=_PROBE_S,
+        command_timeout=_PROBE_S,
+        server_settings=READER_SESSION,
+    )
     try:
+        await probe
         await appenders.start()
         try:
             yield Api(
@@ -87,6 +101,7 @@ async def api_on(found: Resources) -> AsyncIterator[Api]:
         finally:
             await appenders.stop()
     finally:
+        probe.terminate()
         await asyncio.to_thread(poker.stop)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import orjson
+import structlog
 from aiohttp import web
 from pydantic import ValidationError
 
@@ -14,6 +15,8 @@ from services.api.problems import invalid, wrong_fields
 from services.api.queries import NoQuery, query_of
 from services.api.writing import correlation_id, event_id, idempotency
 from services.core.commands import ChangeSettings
+
+_log = structlog.get_logger("threadlog.api")
 
 
 async def show(request: web.Request) -> web.Response:
@@ -34,7 +37,7 @@ async def change(request: web.Request) -> web.Response:
     if not isinstance(changes, dict):
         raise invalid("", "takes an object")
     try:
-        here.site.settings.changed(changes)
+        asked = here.site.settings.changed(changes)
     except ValidationError as error:
         raise wrong_fields(error) from None
     name, stream_id = here.site.name, here.site.stream_id
@@ -50,6 +53,10 @@ async def change(request: web.Request) -> web.Response:
         )
     )
     api.sites.forget(name)
-    site = await api.sites.get(name)
-    settings = here.site.settings if site is None else site.settings
+    try:
+        site = await api.sites.get(name)
+    except Exception as error:  # noqa: BLE001 - whatever the read fails of, the change is in the log
+        _log.warning("a write is answered without its site", error=type(error).__name__)
+        site = None
+    settings = asked if site is None else site.settings
     return written(appended.status, appended.version, orjson.dumps(settings.model_dump()))

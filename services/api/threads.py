@@ -8,6 +8,7 @@ import orjson
 from aiohttp import web
 
 from schema.events.envelope import Recorded
+from services.api import outcomes
 from services.api.answers import etag, head_of, read, written
 from services.api.bodies import ThreadChange, body_of
 from services.api.comments import title_text, url_text
@@ -48,6 +49,7 @@ async def change(request: web.Request) -> web.Response:
         describe["title"] = title_text(asked.title, "title")
     if "url" in given:
         describe["url"] = url_text(asked.url, "url")
+    closed = asked.state == "closed" if "state" in given else None
     appended = await api.appenders.submit(
         ChangeThread(
             site=here.site.name,
@@ -58,13 +60,11 @@ async def change(request: web.Request) -> web.Response:
             idempotency=idempotency(request, thread.stream_id, caller.id, raw),
             key=thread.key,
             describe=describe,
-            closed=asked.state == "closed" if "state" in given else None,
+            closed=closed,
         )
     )
-    head: Head | None = None
-    if appended.version:
-        head, _ = await api.reader.thread(thread.stream_id, appended.version)
-    return written(appended.status, appended.version, thread_json(head_of(head, thread.key)))
+    answer = await outcomes.thread_now(api, thread, appended, describe, closed=closed)
+    return written(appended.status, appended.version, answer)
 
 
 async def events(request: web.Request) -> web.Response:

@@ -5,6 +5,10 @@ wrote, so that a mistake in the writer is not a hole. Beyond CommonMark there ar
 http and https addresses (GFM, section 6.9). Raw HTML is shown as the text it is, an image as its
 alternative text, a heading as a bold paragraph, and a link to anything but http, https and mailto as its
 text. The output is a pure function of the body and of `RENDERER`.
+
+Two short cuts give the same output sooner (docs/decisions/0007-html-that-needs-no-sanitiser.md): a body of
+letters and sentence marks is paragraphs without being parsed, and output that is seen to hold nothing but
+bare tags of a few kinds and escaped text is not sanitised.
 """
 
 import re
@@ -48,6 +52,17 @@ _ADDRESS: Final = re.compile(r"https?://[^\s/?#\\]|mailto:\S", re.IGNORECASE)
 _BARE_URL: Final = re.compile(r"(?<![^\s*_~(])https?://[^\W_][^\s<>\"]*", re.IGNORECASE)
 _URL_SAFE: Final = "%/:?#[]@!$&'()*+,;=~-._"
 
+_LETTERS: Final = (
+    "a-zA-Z\u00c0-\u024f\u0391-\u03c9\u0400-\u045f\u05d0-\u05ea"  # Latin, Greek, Cyrillic, Hebrew
+    "\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fff\uac00-\ud7a3"  # Kana, Han, Hangul
+)
+_LINE: Final = rf"[{_LETTERS}][{_LETTERS}0-9 .,;:!?'\"()%/@$+=\-…–—‘’“”„«»¿¡€£]*+"
+_PROSE: Final = re.compile(rf"{_LINE}(?:\n\n?{_LINE})*+")
+"""Lines that begin with a letter and hold no character that Markdown, HTML or a sanitiser minds."""
+
+_HARMLESS: Final = re.compile(r"(?:[^<>&\xa0\0\r]++|&(?:amp|lt|gt);|<(?:/?(?:p|em|strong|del|code)|br)>)*+")
+"""Escaped text, and tags that do nothing and take no attributes."""
+
 _PLAIN_TAGS: Final = {
     "Paragraph": ("<p>", "</p>\n"),
     "HtmlBlock": ("<p>", "</p>\n"),
@@ -65,12 +80,27 @@ _NESTING_TAGS: Final = {
 
 def render(body: str) -> str:
     """The HTML, at most `MAX_HTML` code points, of a body that `normalise_body` let through."""
+    if _is_prose(body) and len(html := _paragraphs(body)) <= MAX_HTML:
+        return html[:-1]
     html = _Writer().write(_PARSER.events(body))
-    if len(html) <= MAX_HTML:
+    if len(html) <= MAX_HTML and not _HARMLESS.fullmatch(html):
         html = _CLEANER.clean(html)
     if len(html) > MAX_HTML:
         html = _CLEANER.clean(f"<p>{escape(body, quote=False)}</p>\n")
-    return html
+    return html.removesuffix("\n")
+
+
+def _is_prose(body: str) -> bool:
+    return (
+        _PROSE.fullmatch(body) is not None
+        and "://" not in body  # a bare address
+        and " \n" not in body  # a hard break, or white space that goes
+        and body[-1] != " "
+    )
+
+
+def _paragraphs(body: str) -> str:
+    return "<p>" + body.replace("\n\n", "</p>\n<p>") + "</p>\n"
 
 
 class _Writer:

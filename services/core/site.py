@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -9,6 +10,7 @@ from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 from uuid import UUID
 
+import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from schema.events.envelope import GENESIS, Recorded
@@ -16,7 +18,23 @@ from schema.events.registry import UPCASTERS, PayloadInvalid, TypeUnknown
 from services.errors import PoisonEvent, UnknownEventType
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
-_Reason = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,49}$")]
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def _is_plain(value: str) -> str:
+    # jsonb takes no NUL, UTF-8 no lone surrogate; no setting has a use for any other control character.
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("holds half of a surrogate pair") from None
+    if _CONTROL.search(value):
+        raise ValueError("holds a control character")
+    return value
+
+
+_Text = Annotated[str, AfterValidator(_is_plain)]
+_Reason = Annotated[_Text, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,49}$")]
+_Name = Annotated[_Text, StringConstraints(min_length=1, max_length=255)]
 
 
 def _is_origin(value: str) -> str:
@@ -40,10 +58,18 @@ def _origin_of(url: str) -> str | None:
     )
 
 
-def _takes_id(value: str) -> str:
+def _leads_to_comment(value: str) -> str:
     if "{id}" not in value:
         raise ValueError("must contain {id}")
+    if not value.startswith(("{url}", "https://", "http://")):
+        raise ValueError("must begin with {url}, https:// or http://")
     return value
+
+
+def _once_each(values: list[str]) -> list[str]:
+    if len(set(values)) < len(values):
+        raise ValueError("names a value twice")
+    return values
 
 
 class SiteSettings(BaseModel):
@@ -53,7 +79,9 @@ class SiteSettings(BaseModel):
 
     edit_window_seconds: Annotated[int, Field(ge=0, le=10 * 365 * 86400)] | None = 900
     report_threshold: Annotated[int, Field(ge=1, le=1_000_000)] = 5
-    report_reasons: Annotated[list[_Reason], Field(min_length=1, max_length=50)] = [
+    report_reasons: Annotated[
+        list[_Reason], Field(min_length=1, max_length=50), AfterValidator(_once_each)
+    ] = [
         "spam",
         "abuse",
         "off-topic",
@@ -61,12 +89,28 @@ class SiteSettings(BaseModel):
         "other",
     ]
     open_threads: bool = True
-    comment_url: Annotated[str, StringConstraints(max_length=2048), AfterValidator(_takes_id)] = (
+    comment_url: Annotated[_Text, StringConstraints(max_length=2048), AfterValidator(_leads_to_comment)] = (
         "{url}#comment-{id}"
     )
-    origins: Annotated[list[Annotated[str, AfterValidator(_is_origin)]], Field(max_length=100)] = []
-    token_issuer: Annotated[str, StringConstraints(min_length=1, max_length=255)] | None = None
-    token_audience: Annotated[str, StringConstraints(min_length=1, max_length=255)] | None = None
+    origins: Annotated[list[Annotated[_Text, AfterValidator(_is_origin)]], Field(max_length=100)] = []
+    token_issuer: _Name | None = None
+    token_audience: _Name | None = None
+
+    @classmethod
+    def stored(cls, json: str | None) -> SiteSettings:
+        """Settings as `given` had them, in JSON (None: nothing was ever set).
+
+        What a newer release has set and this one does not know is left out: releases run side by side. The
+        values are not judged again.
+        """
+        if json is None:
+            return DEFAULTS
+        kept = orjson.loads(json)
+        return cls.model_construct(**{name: kept[name] for name in cls.model_fields if name in kept})
+
+    def given(self) -> dict[str, Any]:
+        """The settings that a change has named, to be stored. The others follow their defaults."""
+        return self.model_dump(exclude_unset=True)
 
     @property
     def edit_window(self) -> timedelta | None:
@@ -82,7 +126,7 @@ class SiteSettings(BaseModel):
 
     def changed(self, changes: Mapping[str, Any]) -> SiteSettings:
         """These settings with `changes`. Raises pydantic.ValidationError."""
-        return SiteSettings.model_validate({**self.model_dump(), **changes})
+        return SiteSettings.model_validate({**self.given(), **changes})
 
 
 DEFAULTS: Final = SiteSettings()
@@ -111,7 +155,11 @@ def evolve_site(site: SiteState, event: Recorded) -> None:
             raise ValueError(f"follows version {site.version}")
         if event.type != "SiteSettingsChanged":
             raise ValueError(f"{event.type} is no event of a site")
-        settings = site.settings.changed(payload["changes"])
+        changes = {**payload["changes"]}
+        if unknown := changes.keys() - SiteSettings.model_fields.keys():
+            raise TypeUnknown(f"the settings {', '.join(sorted(unknown))}")
+        # Not validated: what was allowed when it was recorded stays, whatever the rules are now.
+        settings = site.settings.model_copy(update=changes)
         opens = payload.get("opens")
         name = site.site if opens is None else opens["site"]
     except TypeUnknown as error:

@@ -2,10 +2,12 @@
 
 There is no timer: while a batch commits, the next one gathers. The lane's lock makes positions visible in
 order and lets the decisions trust what they loaded; it is taken in a statement of its own, since a statement
-that waits for a lock and then reads would read from a snapshot taken before the wait.
+that waits for a lock and then reads would read from a snapshot taken before the wait. A batch takes four
+round trips: begin and lock, load, append, commit.
 
 A batch whose connection breaks has an unknown fate. The next attempt takes the lock, which the old
-transaction holds until it has ended either way, and looks for one of the batch's events in its place.
+transaction holds until it has ended either way, and looks for one of the batch's events in its place. Until
+that look is taken, whatever goes wrong, nothing is decided anew.
 """
 
 from __future__ import annotations
@@ -63,7 +65,10 @@ _LOST: Final = (
     asyncpg.SerializationError,
     asyncpg.DeadlockDetectedError,
     asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.TooManyConnectionsError,
+    # The disk is full, memory is, or there are too many connections.
+    asyncpg.InsufficientResourcesError,
+    # The server's rules of access, or our password, are being changed.
+    asyncpg.InvalidAuthorizationSpecificationError,
     TimeoutError,
 )
 """After these the transaction may be tried again as it is."""
@@ -71,8 +76,11 @@ _LOST: Final = (
 
 def _is_lost(error: Exception) -> bool:
     """Whether the connection failed, not the batch. asyncpg counts a value that it cannot encode among its
-    InterfaceErrors, and marks it as a ValueError."""
-    return isinstance(error, _LOST) and not isinstance(error, ValueError)
+    InterfaceErrors, and marks it as a ValueError, which a wrong certificate (an OSError) is too."""
+    return isinstance(error, _LOST) and (isinstance(error, OSError) or not isinstance(error, ValueError))
+
+
+_AWAY_PAUSE_S: Final = 0.5
 
 
 class LaneMoved(ThreadlogError):
@@ -83,6 +91,8 @@ class LaneMoved(ThreadlogError):
 class _Waiting:
     command: Command
     answer: asyncio.Future[Appended]
+    taken: float
+    """When it was submitted, by the loop's clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +131,8 @@ class Appender:
         max_queue: int = 4000,
         patience: float = 10.0,
     ) -> None:
-        """`patience`: seconds for which a command is tried again before it is answered with Unavailable."""
+        """`patience`: seconds from `submit` for which a command is tried again before it is answered with
+        Unavailable. An attempt under way is not broken off: it has bounds of its own (SESSION)."""
         self.lane = lane
         self._url = database_url
         self._on_committed = on_committed
@@ -135,6 +146,15 @@ class Appender:
         self._statements: dict[str, asyncpg.prepared_stmt.PreparedStatement] = {}
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
+        self._away = False
+        self._begin = "begin;\n" + QUERIES["lock_lane"].replace("$1", str(int(LockClass.LANE))).replace(
+            "$2", str(lane)
+        )
+
+    @property
+    def away(self) -> bool:
+        """Whether it has lost patience with Postgres, and takes no commands until it is connected again."""
+        return self._away
 
     @property
     def queued(self) -> int:
@@ -147,7 +167,7 @@ class Appender:
         self._task = asyncio.create_task(self._run(), name=f"appender-{self.lane}")
 
     async def stop(self) -> None:
-        """Take no more, finish what was taken, disconnect."""
+        """Take no more, finish what was taken (or lose patience with it), disconnect."""
         self._stopping = True
         self._filled.set()
         if self._task is not None:
@@ -158,14 +178,18 @@ class Appender:
         """Append what `command` adds, durably.
 
         Raises the Refusal of the rules, Overloaded at once where the queue is full, Unavailable where
-        Postgres did not answer in time, WriteFailed where it refused this command alone.
+        Postgres did not answer in time (and at once as long as it is `away`), WriteFailed where it refused
+        this command alone.
         """
         if self._stopping:
             raise Unavailable("this process is stopping")
+        if self._away:
+            raise _unavailable()
         if len(self._queue) >= self._max_queue:
             raise Overloaded("the write queue")
-        answer: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(command, answer))
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Appended] = loop.create_future()
+        self._queue.append(_Waiting(command, answer, loop.time()))
         self._filled.set()
         return await answer
 
@@ -175,7 +199,10 @@ class Appender:
                 if self._stopping:
                     return
                 self._filled.clear()
-                await self._filled.wait()
+                if self._away:
+                    await self._look_again()
+                else:
+                    await self._filled.wait()
                 continue
             count = min(len(self._queue), self._max_batch)
             batch = [self._queue.popleft() for _ in range(count)]
@@ -183,22 +210,33 @@ class Appender:
             if batch:
                 await self._settle(batch)
 
+    async def _look_again(self) -> None:
+        """Try to connect, and wait a while where that fails."""
+        try:
+            await self._connect()
+        except Exception:  # noqa: BLE001 - whatever keeps us from connecting, we are still away
+            await self._disconnect()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_AWAY_PAUSE_S):
+                    await self._filled.wait()  # `stop` ends the wait
+
     async def _settle(self, waiting: Sequence[_Waiting]) -> None:
         """Give every command of a batch its answer, whatever happens to the connection."""
         loop = asyncio.get_running_loop()
         started = loop.time()
-        attempt: _Attempt | None = None
+        doubtful: _Attempt | None = None
         pause = 0.05
         while True:
+            attempt: _Attempt | None = None
             try:
                 connection = await self._connect()
-                await connection.execute("begin")
-                await self._statement("lock_lane").fetchval(int(LockClass.LANE), self.lane)
-                if attempt is not None and await self._was_committed(attempt):
+                await connection.execute(self._begin)
+                if doubtful is not None and await self._was_committed(doubtful):
                     await connection.execute("rollback")
-                    self._answer(waiting, attempt, loop.time() - started)
+                    self._answer(waiting, doubtful, loop.time() - started)
                     return
-                attempt = None
+                doubtful = None
+                waiting = [one for one in waiting if not one.answer.done()]
                 attempt = await self._decide(waiting)
                 if attempt.batch.writes:
                     tag = await self._append(attempt.batch)
@@ -211,15 +249,26 @@ class Appender:
                 return
             except Exception as error:  # noqa: BLE001 - whatever it was, each command gets its answer
                 await self._disconnect()
-                if not _is_lost(error):
+                if doubtful is None and not _is_lost(error):
                     await self._isolate(waiting, error)
                     return
+                doubtful = doubtful or attempt
                 _log.warning("lane %d: %s", self.lane, type(error).__name__)
-                if loop.time() - started > self._patience:
-                    _fail(waiting, Unavailable("the log does not answer", retry_after=2))
+                self._lose_patience(waiting)
+                if all(one.answer.done() for one in waiting):
                     return
                 await asyncio.sleep(pause)  # backoff between attempts to reach Postgres
                 pause = min(pause * 2, 1.0)
+
+    def _lose_patience(self, waiting: Sequence[_Waiting]) -> None:
+        """After a failed attempt: answer what waits for too long, of the batch and of the queue."""
+        oldest = asyncio.get_running_loop().time() - self._patience
+        late = [one for one in waiting if one.taken < oldest]
+        while self._queue and self._queue[0].taken < oldest:
+            late.append(self._queue.popleft())
+        if late:
+            self._away = True
+            _fail(late, _unavailable())
 
     async def _isolate(self, waiting: Sequence[_Waiting], error: Exception) -> None:
         """Find the command that a batch failed of, so that the others do not fail with it.
@@ -232,8 +281,14 @@ class Appender:
             _fail(waiting, WriteFailed(kind))
             return
         _log.warning("lane %d: a batch of %d failed: %s; one by one", self.lane, len(waiting), kind)
-        for one in waiting:
-            await self._settle([one])
+        rest = deque(waiting)
+        while rest:
+            await self._settle([rest.popleft()])
+            if self._away:
+                self._lose_patience(rest)
+                # Those that may still wait do so where the next failure finds them.
+                self._queue.extendleft(reversed(rest))
+                return
 
     async def _decide(self, waiting: Sequence[_Waiting]) -> _Attempt:
         needs = needs_of(one.command for one in waiting)
@@ -285,8 +340,9 @@ class Appender:
             self._connection = await asyncpg.connect(
                 self._url, server_settings=SESSION, timeout=5, command_timeout=10, statement_cache_size=0
             )
-            for name in ("lock_lane", "load", "append", "event_at"):
+            for name in ("load", "append", "event_at"):
                 self._statements[name] = await self._connection.prepare(QUERIES[name])
+            self._away = False
         return self._connection
 
     async def _disconnect(self) -> None:
@@ -297,6 +353,10 @@ class Appender:
 
     def _statement(self, name: str) -> Any:
         return self._statements[name]
+
+
+def _unavailable() -> Unavailable:
+    return Unavailable("the log does not answer", retry_after=2)
 
 
 def _fail(waiting: Sequence[_Waiting], error: ThreadlogError) -> None:

@@ -64,7 +64,7 @@ class SettingsCache:
         if kept is None or kept[0] != version:
             if len(self._kept) >= self._limit:
                 self._kept.clear()
-            kept = (version, SiteSettings.model_validate_json(stored) if stored else DEFAULTS)
+            kept = (version, SiteSettings.stored(stored))
             self._kept[stream_id] = kept
         return kept[1]
 
@@ -332,7 +332,7 @@ class Batch:
                 )
             else:
                 s = self._sites[stream_id]
-                stored = orjson.dumps(s.settings.model_dump()).decode()
+                stored = orjson.dumps(s.settings.given()).decode()
                 time = self._times[stream_id]
                 yield (
                     stream_id,

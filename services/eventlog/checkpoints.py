@@ -6,13 +6,16 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
 
 from services.errors import PoisonEvent
 from services.eventlog.queries import QUERIES
+
+FIRST: Final = ("", UUID(int=0))
+"""Before the first dead letter, in the order of (projection, stream)."""
 
 
 class Projection(StrEnum):
@@ -36,6 +39,14 @@ class DeadLetter:
 
 
 @dataclass(frozen=True, slots=True)
+class Parked:
+    """Where a stream is parked: before the event at `version`, by the release `build`."""
+
+    version: int
+    build: str
+
+
+@dataclass(frozen=True, slots=True)
 class Followed:
     """How far the notifier is in a stream, and which projections are parked there."""
 
@@ -46,13 +57,14 @@ class Followed:
 class DeadLetters:
     """The events that wait for a release, or an operator, who knows what to do with them."""
 
-    def __init__(self, pool: asyncpg.Pool[Any], build: str) -> None:
-        """`build`: the release that buries."""
+    def __init__(self, pool: asyncpg.Pool[Any], build: str = "") -> None:
+        """`build`: the release that buries. Who only looks at letters, or takes them away, needs none."""
         self._pool = pool
         self.build = build
 
     async def bury(self, projection: Projection, event: PoisonEvent) -> None:
         """Record that the projection stands before this event. Again for the same event changes nothing."""
+        assert self.build, "a dead letter names the release that left it"
         await self._pool.execute(
             QUERIES["bury"],
             projection,
@@ -63,21 +75,24 @@ class DeadLetters:
             self.build,
         )
 
-    async def among(self, projection: Projection, stream_ids: Collection[UUID]) -> dict[UUID, int]:
-        """Those of these streams that are parked, with the version of the event they stand before."""
+    async def among(self, projection: Projection, stream_ids: Collection[UUID]) -> dict[UUID, Parked]:
+        """Those of these streams that are parked."""
         rows = await self._pool.fetch(QUERIES["dead_among"], projection, list(stream_ids))
-        return {row["stream_id"]: row["version"] for row in rows}
+        return {row["stream_id"]: Parked(row["version"], row["build"]) for row in rows}
 
     async def resurrect(self, projection: Projection, stream_id: UUID, version: int) -> None:
-        """Take the dead letter away: the projection has reached `version`."""
+        """Take the dead letter away, if there is one: the projection has reached `version`.
+
+        One that stands before a later event stays.
+        """
         await self._pool.execute(QUERIES["resurrect"], projection, stream_id, version)
 
-    async def of_other_builds(self, limit: int = 100) -> list[DeadLetter]:
-        """Dead letters that another release left."""
-        rows = await self._pool.fetch(QUERIES["dead_of_other_builds"], self.build, limit)
+    async def of_other_builds(self, after: tuple[str, UUID] = FIRST, limit: int = 100) -> list[DeadLetter]:
+        """Dead letters that another release left, in the order of (projection, stream)."""
+        rows = await self._pool.fetch(QUERIES["dead_of_other_builds"], self.build, *after, limit)
         return [_letter(row) for row in rows]
 
-    async def page(self, after: tuple[str, UUID] = ("", UUID(int=0)), limit: int = 1000) -> list[DeadLetter]:
+    async def page(self, after: tuple[str, UUID] = FIRST, limit: int = 1000) -> list[DeadLetter]:
         """Dead letters in the order of (projection, stream)."""
         rows = await self._pool.fetch(QUERIES["dead_letters"], *after, limit)
         return [_letter(row) for row in rows]
@@ -120,7 +135,10 @@ class LaneCheckpoints:
         await self._connection.execute(QUERIES["move_sweeper_checkpoint"], lane, position)
 
     async def window(self, lane: int, after: int, size: int, settled: float) -> list[Span]:
-        """What happened at the `size` positions after `after`, as far as it is `settled` seconds old."""
+        """What happened at the `size` positions after `after`, as far as it is `settled` seconds old.
+
+        What is over 5 s ahead of the database's clock, which was set back since, counts as old.
+        """
         rows = await self._connection.fetch(QUERIES["sweep_window"], lane, after, size, settled)
         return [Span(*row) for row in rows]
 

@@ -54,9 +54,10 @@ class EventLog:
         rows = await self._pool.fetch(QUERIES["events_at"], stream_id, versions)
         return [Recorded(*row) for row in rows]
 
-    async def text_versions(self, stream_id: UUID, comment_id: UUID, limit: int = 1000) -> list[int]:
-        """The versions of the events that gave a comment its texts, oldest first, at most `limit`."""
-        rows = await self._pool.fetch(QUERIES["text_versions"], stream_id, comment_id, limit)
+    async def text_versions(self, stream_id: UUID, comment_id: UUID, after: int, limit: int) -> list[int]:
+        """The versions of the events that gave a comment its texts after revision `after`, oldest first, at
+        most `limit`."""
+        rows = await self._pool.fetch(QUERIES["text_versions"], stream_id, comment_id, after, limit)
         return [row["version"] for row in rows]
 
     async def by_position(self, lane: int, after: int, limit: int) -> list[Recorded]:

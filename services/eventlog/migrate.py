@@ -6,6 +6,7 @@ transaction, under an advisory lock so that two hosts that start at once do not 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from pathlib import Path
 from typing import Final, cast
@@ -56,7 +57,9 @@ async def migrate(database_url: str, lanes: int = 1) -> list[str]:
         except BadMigrationError as error:
             raise SchemaMismatch(f"{error}: {error.__cause__}") from error
         await _settle_lanes(connection, lanes)
-        await connection.execute("select ensure_partitions(now())")
+        # Whoever reads for long keeps partitions from being made; the workers try again every hour.
+        with contextlib.suppress(asyncpg.LockNotAvailableError):
+            await connection.execute("select ensure_partitions(now())")
         return sorted(await applied(connection) - before)
     finally:
         await connection.close()
@@ -79,7 +82,8 @@ async def check(connection: Connection) -> int:
 
     Raises SchemaMismatch. A newer schema is fine: release N runs beside N + 1.
     """
-    missing = [name for name in known() if name not in await applied(connection)]
+    there = await applied(connection)
+    missing = [name for name in known() if name not in there]
     if missing:
         raise SchemaMismatch(f"the database lacks {', '.join(missing)}: run `threadlog migrate`")
     return int(await connection.fetchval("select value from database_facts where name = 'lanes'"))

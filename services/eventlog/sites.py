@@ -13,7 +13,7 @@ from uuid import UUID
 import asyncpg
 
 from services.core.addresses import check_site, site_stream_id
-from services.core.site import DEFAULTS, SiteSettings
+from services.core.site import SiteSettings
 from services.errors import ConfigurationError
 from services.eventlog.keys import MasterKey
 from services.eventlog.queries import QUERIES
@@ -61,11 +61,10 @@ class Sites:
         row = await self._pool.fetchrow(QUERIES["site"], name)
         site: Site | None = None
         if row is not None:
-            stored = row["settings"]
             site = Site(
                 name,
                 row["stream_id"],
-                SiteSettings.model_validate_json(stored) if stored else DEFAULTS,
+                SiteSettings.stored(row["settings"]),
                 row["version"],
                 await self._secrets(name),
             )

@@ -57,8 +57,10 @@ COMMENT: Final = (
 
 @dataclass(slots=True)
 class DecisionState:
-    """The rows of one stream: `stream` is None where it has none."""
+    """The rows of one stream: `stream` is None where it has none. `end` is the version of the stream's last
+    event when they were read: what they are compared at."""
 
+    end: int = 0
     stream: Row | None = None
     comments: dict[UUID, Row] = field(default_factory=dict)
     reports: dict[tuple[UUID, str], int] = field(default_factory=dict)
@@ -98,24 +100,30 @@ def comment_row(stream_id: UUID, c: Comment) -> Row:
     )
 
 
+def stream_row(t: ThreadState) -> Row:
+    """A thread's stream as the decision state keeps it."""
+    return (
+        t.site,
+        t.key,
+        t.version,
+        t.last_hash,
+        t.recorded_at,
+        t.closed,
+        t.visible,
+        t.described_by,
+        t.title,
+        t.url,
+        None,
+    )
+
+
 def of_thread(t: ThreadState) -> DecisionState:
     """What a folded thread's decision state must be."""
     if t.version == 0:
         return DecisionState()
     return DecisionState(
-        stream=(
-            t.site,
-            t.key,
-            t.version,
-            t.last_hash,
-            t.recorded_at,
-            t.closed,
-            t.visible,
-            t.described_by,
-            t.title,
-            t.url,
-            None,
-        ),
+        end=t.version,
+        stream=stream_row(t),
         comments={c.id: comment_row(t.stream_id, c) for c in t.comments.values()},
         reports=dict(t.reported),
     )
@@ -125,15 +133,16 @@ def of_site(site: SiteState, recorded_at: object) -> DecisionState:
     """What a folded site's decision state must be."""
     if site.version == 0:
         return DecisionState()
-    settings = site.settings.model_dump()
     nothing = (None, None, None)
+    given = site.settings.given()
     return DecisionState(
-        stream=(site.site, None, site.version, site.last_hash, recorded_at, False, 0, *nothing, settings)
+        stream=(site.site, None, site.version, site.last_hash, recorded_at, False, 0, *nothing, given)
     )
 
 
 async def stored(connection: Connection, stream_id: UUID) -> DecisionState:
     """The rows of a stream. Run it in a transaction whose snapshot holds them together."""
+    end = await connection.fetchval(QUERIES["stream_end"], stream_id)
     found = await connection.fetchrow(QUERIES["stream_state"], stream_id)
     comments = await connection.fetch(QUERIES["comments_state"], stream_id)
     reports = await connection.fetch(QUERIES["reports_state"], stream_id)
@@ -142,6 +151,7 @@ async def stored(connection: Connection, stream_id: UUID) -> DecisionState:
         *values, settings = tuple(found)
         stream = (*values, None if settings is None else orjson.loads(settings))
     return DecisionState(
+        end or 0,
         stream,
         {row["comment_id"]: tuple(row) for row in comments},
         {(row["comment_id"], row["reporter_id"]): row["version"] for row in reports},
@@ -182,21 +192,53 @@ def _there(row: Row | None) -> str:
     return "no row" if row is None else "a row"
 
 
-async def repair(connection: Connection, stream_id: UUID, lane: int, replayed: DecisionState) -> int:
-    """Write what differs, under the lane's lock; the number of rows changed."""
-    kept = await stored(connection, stream_id)
-    changed = 0
-    if replayed.stream is not None and replayed.stream != kept.stream:
-        *values, settings = replayed.stream
-        encoded = None if settings is None else orjson.dumps(settings).decode()
-        await connection.execute(QUERIES["repair_stream"], stream_id, lane, *values, encoded)
-        changed += 1
-    rows = [row for key, row in replayed.comments.items() if kept.comments.get(key) != row]
-    await connection.executemany(QUERIES["repair_comment"], rows)
-    reports = [
-        (comment_id, reporter, stream_id, version)
-        for (comment_id, reporter), version in replayed.reports.items()
-        if kept.reports.get((comment_id, reporter)) != version
-    ]
-    await connection.executemany(QUERIES["repair_report"], reports)
-    return changed + len(rows) + len(reports)
+@dataclass(frozen=True, slots=True)
+class Suspects:
+    """The rows of a stream that differed from the log when they were compared."""
+
+    stream: bool
+    comments: frozenset[UUID]
+    reports: frozenset[tuple[UUID, str]]
+
+    @property
+    def rows(self) -> int:
+        """How many they are."""
+        return self.stream + len(self.comments) + len(self.reports)
+
+    def slices(self, size: int) -> Iterator[Suspects]:
+        """The same rows, at most `size` comments and as many reports at a time."""
+        comments, reports = sorted(self.comments), sorted(self.reports)
+        for start in range(0, max(len(comments), len(reports), self.stream), size):
+            yield Suspects(
+                self.stream and start == 0,
+                frozenset(comments[start : start + size]),
+                frozenset(reports[start : start + size]),
+            )
+
+
+def suspects(kept: DecisionState, replayed: DecisionState) -> Suspects:
+    """The rows that a repair must look at."""
+    return Suspects(
+        stream=replayed.stream is not None and kept.stream != replayed.stream,
+        comments=frozenset(key for key, row in replayed.comments.items() if kept.comments.get(key) != row),
+        reports=frozenset(
+            key for key, version in replayed.reports.items() if kept.reports.get(key) != version
+        ),
+    )
+
+
+async def repair(connection: Connection, lane: int, thread: ThreadState, rows: Suspects) -> None:
+    """Write these rows as the folded `thread` has them. Under the lane's lock, with `thread` at its head."""
+    if rows.stream and (replayed := stream_row(thread)):
+        await connection.execute(QUERIES["repair_stream"], thread.stream_id, lane, *replayed)
+    await connection.executemany(
+        QUERIES["repair_comment"],
+        [comment_row(thread.stream_id, thread.comments[comment_id]) for comment_id in rows.comments],
+    )
+    await connection.executemany(
+        QUERIES["repair_report"],
+        [
+            (comment_id, reporter, thread.stream_id, thread.reported[comment_id, reporter])
+            for comment_id, reporter in rows.reports
+        ],
+    )

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from itertools import islice
 from typing import Final, ParamSpec, TypeVar
 from uuid import UUID
 
 from schema.events.envelope import Recorded, micros
-from services.core.page import FoldIndex
-from services.core.thread import ThreadState
-from services.errors import Unavailable
+from services.core.page import FoldIndex, PageRequest, Picked, Selection
+from services.core.thread import Comment, ThreadState
+from services.errors import Overloaded, PoisonEvent, Unavailable
 from services.eventlog.keys import Keyring
 from services.eventlog.log import EventLog
-from services.projection.fold import CHUNK, OFF_LOOP, Folded, Texts, evolve_all, fold, resume, subjects
+from services.projection.fold import CHUNK, OFF_LOOP, Texts, evolve_all, fold, resume, subjects
 from services.readmodel.records import Changes, Head, Outcome
 from services.readmodel.views import Build, Views
 
@@ -32,8 +35,34 @@ _R = TypeVar("_R")
 WRITE: Final = 500
 """Comments written to a build at once."""
 
+TEXTS: Final = 1 << 20
+"""Bytes of sealed text that one step brings into a view, at most, beside a single longer one."""
+
+KEPT: Final = 20_000
+"""The events of streams up to this length are kept between the fold of their structure and of their texts."""
+
 _TRIES: Final = 20
 """How often an advance gives way to other writers of the same view before it gives up."""
+
+_FOLDS: Final = 4
+"""Whole threads that one process folds at once."""
+
+_WAITING: Final = 200
+"""Folds that wait for their turn; more are refused."""
+
+
+class Whole:
+    """A thread folded whole in memory: its index, and the events at hand for its texts.
+
+    `poison` is the event before which the fold had to stop, if there is one.
+    """
+
+    def __init__(self, stream_id: UUID) -> None:
+        self.thread = ThreadState(stream_id)
+        self.events: dict[int, Recorded] = {}
+        self.index = FoldIndex(self.thread, {})
+        self.indexed = 0
+        self.poison: PoisonEvent | None = None
 
 
 class Projector:
@@ -43,6 +72,8 @@ class Projector:
         self.log = log
         self.views = views
         self._texts = Texts(log, keyring)
+        self._slots = asyncio.Semaphore(_FOLDS)
+        self._waiting = 0
         self._rebuilding: dict[UUID, asyncio.Task[Head | None]] = {}
         self.rebuilds = 0
         """How many views this process has built whole: cold reads and replays."""
@@ -50,31 +81,40 @@ class Projector:
         """How many events this process has brought into views."""
 
     async def advance(self, stream_id: UUID, to: int | None = None) -> Head | None:
-        """Bring the thread's view up to version `to`, or up to the log's end; its head.
+        """Bring the thread's view up to version `to`, or up to the log's end as it is now; its head.
 
-        None for a thread without events. A parked view stays as it is. Raises PoisonEvent, UnknownEventType,
-        Unavailable where other writers always were first.
+        None for a thread without events. A parked view stays as it is. Raises PoisonEvent, UnknownEventType;
+        Unavailable where other writers always were first, Overloaded where too many views are being built.
         """
         for _ in range(_TRIES):
             head = await self.views.head(stream_id)
-            if head is None:
+            while head is not None:
+                if head.stale or (to is not None and head.version >= to):
+                    return head
+                events = await self.log.events_after(stream_id, head.version - 1, CHUNK + 1)
+                if not events or events[0].version != head.version or events[0].hash != head.hash:
+                    _log.warning("the view of %s tells another story than the log: rebuilding", stream_id)
+                    head = None
+                elif len(events) == 1:
+                    return head
+                else:
+                    chunk = _at_once(events[1:])
+                    moved = await self._step(stream_id, head, chunk)
+                    if moved is None:
+                        break
+                    if len(chunk) == len(events) - 1 < CHUNK:
+                        return moved
+                    head = moved
+            else:
                 return await self.rebuild_once(stream_id)
-            if head.stale or (to is not None and head.version >= to):
-                return head
-            events = await self.log.events_after(stream_id, head.version - 1, CHUNK + 1)
-            if not events or events[0].version != head.version or events[0].hash != head.hash:
-                _log.warning("the view of %s tells another story than the log: rebuilding", stream_id)
-                return await self.rebuild_once(stream_id)
-            if len(events) == 1:
-                return head
-            await self._step(stream_id, head, events[1:])
         raise Unavailable(f"the view of {stream_id} is busy")
 
-    async def _step(self, stream_id: UUID, head: Head, events: list[Recorded]) -> Outcome:
+    async def _step(self, stream_id: UUID, head: Head, events: list[Recorded]) -> Head | None:
+        """Fold `events` onto the view at `head`; None where another writer was first."""
         ids, parents_asked = subjects(events)
         touched = await self.views.touch(stream_id, head, ids, parents_asked)
         if touched is None:
-            return Outcome.MOVED
+            return None
         thread = head.thread(stream_id)
         parents, known = resume(thread, touched)
         folded = await _off_loop(len(events), fold, thread, parents, events)
@@ -84,11 +124,14 @@ class Projector:
             events={event.version: event for event in events},
             known=known,
         )
-        changes = _changes(folded, nodes)
-        outcome = await self.views.apply(stream_id, head, Head.of(thread, head.build), changes)
-        if outcome is Outcome.APPLIED:
-            self.projected += len(events)
-        return outcome
+        new = Head.of(thread, head.build)
+        outcome = await self.views.apply(
+            stream_id, head, new, _changes(folded.added, nodes, folded.descendants)
+        )
+        if outcome is not Outcome.APPLIED:
+            return None
+        self.projected += len(events)
+        return new
 
     async def rebuild_once(self, stream_id: UUID) -> Head | None:
         """As `rebuild`; callers of one process that ask at the same time share one."""
@@ -99,78 +142,189 @@ class Projector:
             running.add_done_callback(lambda _: self._rebuilding.pop(stream_id, None))
         return await asyncio.shield(running)
 
-    async def rebuild(self, stream_id: UUID) -> Head | None:
+    async def rebuild(self, stream_id: UUID, whole: Whole | None = None) -> Head | None:
         """Build the thread's view anew from the log, beside the one that serves, and switch to it.
 
-        The head of the view that serves in the end; None for a thread without events. Raises PoisonEvent,
-        UnknownEventType.
+        `whole` is the thread folded already, if it is. The head of the new view; None for a thread without
+        events. Raises PoisonEvent and UnknownEventType, once the view of what comes before that event serves,
+        marked stale.
         """
-        before = await self.views.head(stream_id)
-        thread = ThreadState(stream_id)
-        events = await self.structure(thread)
-        if thread.version == 0:
-            if before is not None:
-                await self.views.drop(stream_id)
+        async with self._slot():
+            if whole is None:
+                whole = await self._whole(stream_id)
+            for _ in range(_TRIES):
+                try:
+                    head = await self._build(whole)
+                    break
+                except PoisonEvent as error:  # a text that does not open: serve what comes before it
+                    whole = await self._whole(stream_id, to=error.version - 1)
+                    whole.poison = error
+            else:
+                raise whole.poison or Unavailable(f"the view of {stream_id} cannot be built")
+        if whole.poison is not None:
+            raise whole.poison
+        return head
+
+    async def _build(self, whole: Whole) -> Head | None:
+        stream_id = whole.thread.stream_id
+        if whole.thread.version == 0:
+            await self.views.drop(stream_id)
             return None
-        index = await _off_loop(len(thread.comments), FoldIndex, thread, {})
         build = self.views.build(stream_id)
         try:
-            await self._write(build, index, events)
-            outcome = await build.switch(before, head := Head.of(thread, build.token))
+            await self._write(build, whole.index, whole.events)
+            return await self._switch(build, whole)
         except BaseException:
             await build.discard()
             raise
-        if outcome is Outcome.APPLIED:
-            self.rebuilds += 1
-            self.projected += head.version
-            return head
-        return await self.views.head(stream_id) or await self.rebuild(stream_id)
+
+    async def _switch(self, build: Build, whole: Whole) -> Head:
+        """Bring the build up to the log and make it the view, though others move the one that serves."""
+        for _ in range(_TRIES):
+            before = await self.views.head(whole.thread.stream_id)
+            await self._catch_up(build, whole)
+            head = replace(Head.of(whole.thread, build.token), stale=whole.poison is not None)
+            outcome = await build.switch(before, head)
+            if outcome is Outcome.APPLIED:
+                self.rebuilds += 1
+                self.projected += head.version
+                return head
+            if outcome is Outcome.ABSENT:
+                break
+        raise Unavailable(f"the view of {whole.thread.stream_id} is busy")
+
+    async def _catch_up(self, build: Build, whole: Whole) -> None:
+        """Write what came since the fold into the build."""
+        if whole.poison is not None:
+            return
+        thread, index = whole.thread, whole.index
+        parents: dict[int, int] | None = None
+        async for events in self.log.pages(thread.stream_id, thread.version, size=CHUNK):
+            if parents is None:
+                parents = {comment.posted: comment.parent for comment in index.comments.values()}
+            folded = await _off_loop(len(events), fold, thread, parents, events)
+            for comment in folded.added:
+                index.comments[comment.posted] = comment
+            for posted, more in folded.descendants.items():
+                index.descendants[posted] = index.descendants.get(posted, 0) + more
+            nodes = await self._texts.nodes(
+                thread.stream_id,
+                list(folded.touched.values()),
+                events={event.version: event for event in events},
+                known={},
+            )
+            counts = {posted: index.descendants[posted] for posted in folded.descendants}
+            await build.write(_changes(folded.added, nodes, counts))
 
     async def _write(self, build: Build, index: FoldIndex, events: dict[int, Recorded]) -> None:
         comments = iter(index.comments.values())
         while chunk := list(islice(comments, WRITE)):
             nodes = await self._texts.nodes(index.thread.stream_id, chunk, events=events, known={})
-            await build.write(
-                Changes(
-                    nodes=nodes,
-                    added=[(c.parent, c.posted, micros(c.created_at), c.id) for c in chunk],
-                    descendants={
-                        c.posted: index.descendants[c.posted] for c in chunk if c.posted in index.descendants
-                    },
-                )
-            )
+            counts = {c.posted: index.descendants[c.posted] for c in chunk if c.posted in index.descendants}
+            await build.write(_changes(chunk, nodes, counts))
 
     async def structure(self, thread: ThreadState, to: int | None = None) -> dict[int, Recorded]:
         """Fold the thread's stream, from where `thread` stands up to `to` or the end, onto `thread`.
 
         The events of a short stream are given back by version, so that they need not be read again for
-        their texts; those of a long one are not kept.
+        their texts; those of a long one are not kept. Raises PoisonEvent, UnknownEventType; `thread` then
+        stands before that event.
         """
         kept: dict[int, Recorded] = {}
+        if to is not None and thread.version >= to:
+            return kept
         async for events in self.log.pages(thread.stream_id, thread.version, to=to, size=CHUNK):
             await _off_loop(len(events), evolve_all, thread, events)
-            if thread.version <= CHUNK:
-                kept = {event.version: event for event in events}
+            if thread.version <= KEPT:
+                kept.update((event.version, event) for event in events)
             else:
                 kept.clear()
         return kept
 
+    async def _whole(self, stream_id: UUID, to: int | None = None) -> Whole:
+        whole = Whole(stream_id)
+        try:
+            whole.events = await self.structure(whole.thread, to)
+        except PoisonEvent as error:
+            whole.poison = error
+        await self.reindex(whole)
+        return whole
+
+    async def reindex(self, whole: Whole) -> None:
+        """Bring the index up to the fold, which went on without it."""
+        if whole.indexed != whole.thread.version:
+            whole.index = await _off_loop(
+                len(whole.thread.comments), FoldIndex, whole.thread, defaultdict(bytes)
+            )
+            whole.indexed = whole.thread.version
+
+    async def whole(self, stream_id: UUID) -> Whole:
+        """The thread folded in memory, its texts neither opened nor rendered. Raises Overloaded."""
+        async with self._slot():
+            return await self._whole(stream_id)
+
+    async def page(self, whole: Whole, request: PageRequest) -> Selection:
+        """A page of a thread folded in memory; only the texts on it are opened and rendered."""
+        selection = whole.index.page(request)
+        return replace(selection, picked=tuple(await self._rendered(whole, selection.picked)))
+
+    async def comment(self, whole: Whole, comment_id: UUID) -> tuple[Picked, tuple[UUID, ...]] | None:
+        """One comment of a thread folded in memory, and its path; None where there is no such comment."""
+        found = whole.index.comment(comment_id)
+        if found is None:
+            return None
+        [picked] = await self._rendered(whole, (found[0],))
+        return picked, found[1]
+
+    async def _rendered(self, whole: Whole, picked: tuple[Picked, ...]) -> list[Picked]:
+        comments = [whole.index.comments[one.posted] for one in picked]
+        nodes = await self._texts.nodes(whole.thread.stream_id, comments, events=whole.events, known={})
+        return [one._replace(raw=nodes[one.posted]) for one in picked]
+
     async def index(self, stream_id: UUID, to: int | None = None) -> FoldIndex:
-        """The thread folded in memory, with all its nodes: what a view at version `to` must hold."""
+        """The thread folded in memory, with all its nodes: what a view at version `to` must hold.
+
+        Raises PoisonEvent, UnknownEventType.
+        """
         thread = ThreadState(stream_id)
         events = await self.structure(thread, to)
         nodes: dict[int, bytes] = {}
         comments = iter(thread.comments.values())
         while chunk := list(islice(comments, WRITE)):
             nodes |= await self._texts.nodes(stream_id, chunk, events=events, known={})
-        return await _off_loop(len(thread.comments), FoldIndex, thread, nodes)
+        return FoldIndex(thread, nodes)
+
+    @asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        """One of the few places for whole threads in memory."""
+        if self._waiting >= _WAITING:
+            raise Overloaded("the queue of threads to fold")
+        self._waiting += 1
+        try:
+            await self._slots.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            yield
+        finally:
+            self._slots.release()
 
 
-def _changes(folded: Folded, nodes: dict[int, bytes]) -> Changes:
+def _at_once(events: list[Recorded]) -> list[Recorded]:
+    """The first of these events, as far as their texts may be written to Redis in one call."""
+    size = 0
+    for count, event in enumerate(events):
+        size += len(event.sealed or b"")
+        if size > TEXTS and count:
+            return events[:count]
+    return events
+
+
+def _changes(added: list[Comment], nodes: dict[int, bytes], descendants: dict[int, int]) -> Changes:
     return Changes(
         nodes=nodes,
-        added=[(c.parent, c.posted, micros(c.created_at), c.id) for c in folded.added],
-        descendants=folded.descendants,
+        added=[(c.parent, c.posted, micros(c.created_at), c.id) for c in added],
+        descendants=descendants,
     )
 
 

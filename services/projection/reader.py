@@ -14,13 +14,21 @@ from uuid import UUID
 
 from redis.exceptions import RedisError
 
+from schema.events.envelope import Recorded
 from schema.events.registry import UPCASTERS
 from services.core.markup import render
-from services.core.page import FoldIndex, PageRequest, Picked, Selection
-from services.errors import CommentNotFound, ParentNotFound, ThreadParked, Unavailable, VersionNotReached
-from services.eventlog.keys import Keyring
+from services.core.page import PageRequest, Picked, Selection
+from services.errors import (
+    CommentNotFound,
+    ParentNotFound,
+    PoisonEvent,
+    ThreadParked,
+    Unavailable,
+    VersionNotReached,
+)
+from services.eventlog.keys import AuthorKey, Keyring
 from services.eventlog.log import EventLog
-from services.projection.advance import Projector
+from services.projection.advance import Projector, Whole
 from services.projection.fold import open_text
 from services.readmodel.records import Head
 from services.readmodel.views import Views
@@ -30,8 +38,8 @@ _log = logging.getLogger(__name__)
 _TRIES: Final = 5
 """How often a page whose view vanishes meanwhile is tried again."""
 
-_FOLDS: Final = 2
-"""Threads that one process folds in memory at once, where Redis is away."""
+_AWAY: Final = (RedisError, Unavailable)
+"""Redis does not answer, or is full: the thread is folded in memory instead."""
 
 EMPTY: Final = Selection(picked=(), roots=0, more=False)
 
@@ -74,7 +82,7 @@ class ThreadReader:
         self._keyring = keyring
         self._views = views
         self._projector = projector
-        self._folds = asyncio.Semaphore(_FOLDS)
+        self._folding: dict[UUID, asyncio.Task[Whole]] = {}
         self.cold = 0
         """How many reads found no view."""
 
@@ -82,9 +90,9 @@ class ThreadReader:
         """The thread's head, and whether it is stale. Raises VersionNotReached, ThreadParked."""
         try:
             head = await self._head(stream_id, min_version)
-        except RedisError as error:
-            index = await self._fold(stream_id, min_version, error)
-            return (Head.of(index.thread) if index.thread.version else None), True
+        except _AWAY as error:
+            whole = await self._fold(stream_id, min_version, error)
+            return (Head.of(whole.thread) if whole.thread.version else None), True
         return head, head is not None and head.stale
 
     async def page(self, stream_id: UUID, request: PageRequest, min_version: int | None = None) -> ThreadPage:
@@ -99,15 +107,16 @@ class ThreadReader:
                 answer = await self._views.page(stream_id, request)
                 if answer is not None:
                     head, selection = answer
-                    if min_version is None or head.version >= min_version or head.stale:
+                    if min_version is None or head.version >= min_version:
                         return ThreadPage(head, selection, head.stale)
                 elif await self._cold(stream_id) is None:
                     return _empty(request)
-        except RedisError as error:
-            index = await self._fold(stream_id, min_version, error)
-            if index.thread.version == 0:
+        except _AWAY as error:
+            whole = await self._fold(stream_id, min_version, error)
+            if whole.thread.version == 0:
                 return _empty(request)
-            return ThreadPage(Head.of(index.thread), index.page(request), stale=True)
+            selection = await self._projector.page(whole, request)
+            return ThreadPage(Head.of(whole.thread), selection, stale=True)
         raise Unavailable(f"the view of {stream_id} does not stay")
 
     async def comment(self, stream_id: UUID, comment_id: UUID, min_version: int | None = None) -> OneComment:
@@ -117,44 +126,37 @@ class ThreadReader:
                 if min_version is not None:
                     await self._head(stream_id, min_version)
                 one = await self._views.comment(stream_id, comment_id)
-                if one is not None:
-                    if one.picked is not None:
-                        return OneComment(one.head, one.picked, one.path, one.head.stale)
-                    if not await self._behind(stream_id, one.head):
+                if one is None:
+                    if await self._cold(stream_id) is None:
                         raise CommentNotFound(comment_id)
-                elif await self._cold(stream_id) is None:
+                elif one.picked is not None:
+                    return OneComment(one.head, one.picked, one.path, one.head.stale)
+                elif not await self._is_ahead(stream_id, comment_id, one.head):
                     raise CommentNotFound(comment_id)
-        except RedisError as error:
-            index = await self._fold(stream_id, min_version, error)
-            found = index.comment(comment_id)
+        except _AWAY as error:
+            whole = await self._fold(stream_id, min_version, error)
+            found = await self._projector.comment(whole, comment_id)
             if found is None:
                 raise CommentNotFound(comment_id) from None
-            return OneComment(Head.of(index.thread), *found, stale=True)
+            return OneComment(Head.of(whole.thread), *found, stale=True)
         raise Unavailable(f"the view of {stream_id} does not stay")
 
-    async def revisions(self, stream_id: UUID, comment_id: UUID) -> list[Revision]:
-        """Every text that the comment has had, oldest first. Raises CommentNotFound."""
-        versions = await self._log.text_versions(stream_id, comment_id)
+    async def revisions(
+        self, stream_id: UUID, comment_id: UUID, after: int = 0, limit: int = 100
+    ) -> list[Revision]:
+        """The texts that the comment has had after revision `after`, oldest first, at most `limit`.
+
+        Raises CommentNotFound.
+        """
+        versions = await self._log.text_versions(stream_id, comment_id, after, limit)
         if not versions:
-            raise CommentNotFound(comment_id)
+            if await self._log.comment_key(stream_id, comment_id) is None:
+                raise CommentNotFound(comment_id)
+            return []
         events = await self._log.events_at(stream_id, versions)
         events.sort(key=lambda event: event.version)
         keys = await self._keyring.by_id(event.key_id for event in events if event.key_id is not None)
-        revisions = []
-        for event in events:
-            text = open_text(event, keys)
-            body = None if text is None else text["body"]
-            payload = UPCASTERS.payload(event.type, event.schema_version, event.data)
-            revisions.append(
-                Revision(
-                    revision=payload.get("revision", 1),
-                    body=body,
-                    html=None if body is None else render(body),
-                    edited_at=event.recorded_at,
-                    edited_by=payload.get("by", "author"),
-                )
-            )
-        return revisions
+        return [_revision(event, keys) for event in events]
 
     async def _head(self, stream_id: UUID, min_version: int | None) -> Head | None:
         head = await self._views.head(stream_id)
@@ -172,26 +174,55 @@ class ThreadReader:
         return head
 
     async def _cold(self, stream_id: UUID) -> Head | None:
-        """Build the view that a read missed; None for a thread without events."""
+        """Build the view that a read missed; None for a thread without events.
+
+        Where an event cannot be applied, the view of what comes before it is built, and serves.
+        """
         if await self._log.head(stream_id) is None:
             return None
         self.cold += 1
-        return await self._projector.advance(stream_id)
+        try:
+            return await self._projector.advance(stream_id)
+        except PoisonEvent:
+            head = await self._views.head(stream_id)
+            if head is None:
+                raise
+            return head
 
-    async def _behind(self, stream_id: UUID, head: Head) -> bool:
-        """Whether the view was behind the log; it is brought up to it."""
-        if head.stale:
+    async def _is_ahead(self, stream_id: UUID, comment_id: UUID, head: Head) -> bool:
+        """Whether the log has a comment that its view lacks; the view is brought up to it."""
+        if head.stale or await self._log.comment_key(stream_id, comment_id) is None:
             return False
-        moved = await self._projector.advance(stream_id)
-        return moved is not None and moved.version > head.version
+        await self._projector.advance(stream_id)
+        return True
 
-    async def _fold(self, stream_id: UUID, min_version: int | None, error: RedisError) -> FoldIndex:
-        _log.warning("Redis does not answer (%s): folding %s in memory", error, stream_id)
-        async with self._folds:
-            index = await self._projector.index(stream_id)
-        if min_version is not None and index.thread.version < min_version:
-            raise VersionNotReached(min_version, index.thread.version)
-        return index
+    async def _fold(self, stream_id: UUID, min_version: int | None, error: Exception) -> Whole:
+        """The thread folded in memory; those who ask at the same time share one fold."""
+        running = self._folding.get(stream_id)
+        if running is None:
+            _log.warning("no view is to be had (%s): folding in memory", type(error).__name__)
+            running = asyncio.create_task(self._projector.whole(stream_id))
+            self._folding[stream_id] = running
+            running.add_done_callback(lambda _: self._folding.pop(stream_id, None))
+        whole = await asyncio.shield(running)
+        if min_version is not None and whole.thread.version < min_version:
+            if whole.poison is not None:
+                raise ThreadParked(stream_id, whole.thread.version)
+            raise VersionNotReached(min_version, whole.thread.version)
+        return whole
+
+
+def _revision(event: Recorded, keys: dict[UUID, AuthorKey]) -> Revision:
+    text = open_text(event, keys)
+    body = None if text is None else text["body"]
+    payload = UPCASTERS.payload(event.type, event.schema_version, event.data)
+    return Revision(
+        revision=payload.get("revision", 1),
+        body=body,
+        html=None if body is None else render(body),
+        edited_at=event.recorded_at,
+        edited_by=payload.get("by", "author"),
+    )
 
 
 def _empty(request: PageRequest) -> ThreadPage:

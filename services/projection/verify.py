@@ -50,7 +50,7 @@ class Verifier:
         """Everything of a site's own stream that a replay would change."""
         kept = await self._stored(stream_id)
         site, recorded_at = SiteState(stream_id), EPOCH
-        async for events in self._log.pages(stream_id, to=_version(kept)):
+        async for events in self._log.pages(stream_id, to=kept.end):
             for event in events:
                 evolve_site(site, event)
                 recorded_at = event.recorded_at
@@ -77,7 +77,7 @@ class Verifier:
     async def _decision(self, stream_id: UUID) -> Iterator[Difference]:
         kept = await self._stored(stream_id)
         thread = ThreadState(stream_id)
-        await self._projector.structure(thread, to=_version(kept))
+        await self._projector.structure(thread, to=kept.end)
         return state.differences(kept, state.of_thread(thread))
 
     async def _view(self, stream_id: UUID) -> list[Difference]:
@@ -91,11 +91,6 @@ class Verifier:
                 index = await self._projector.index(stream_id, to=head.version)
                 return [*_heads(head, index), *_compare(stored, index)]
         raise Unavailable(f"the view of {stream_id} moves faster than it can be read")
-
-
-def _version(kept: state.DecisionState) -> int:
-    version: int = 0 if kept.stream is None else kept.stream[2]
-    return version
 
 
 def _heads(head: Head, index: FoldIndex) -> Iterator[Difference]:

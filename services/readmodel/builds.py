@@ -11,13 +11,16 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Final, cast
 from uuid import UUID
 
 from redis.asyncio import Redis
+from redis.exceptions import OutOfMemoryError
 
+from services.errors import Unavailable
 from services.readmodel import keys
 from services.readmodel.lua import NOBODY, Scripts, changed, described, expectation
 from services.readmodel.records import Changes, Head, Outcome
@@ -25,12 +28,18 @@ from services.readmodel.records import Changes, Head, Outcome
 ABANDONED_SECONDS: Final = 3600
 """A build that nobody wrote for this long is abandoned. Longer than clocks differ."""
 
+CALL_BYTES: Final = 1 << 20
+"""What the nodes of one call may weigh, in bytes, unless it is one node: a call holds up the server."""
+
 _REGISTER_SECONDS: Final = 60
 _SLICE: Final = 500
 
 
 class Build:
-    """A view under construction: `write` all its comments, each once, then `switch` to it or `discard` it."""
+    """A view under construction: `write` all its comments, each once, then `switch` to it or `discard` it.
+
+    Where the server is full, both discard it and raise Unavailable.
+    """
 
     def __init__(self, redis: Redis, scripts: Scripts, stream_id: UUID) -> None:
         self.token = secrets.token_hex(4)
@@ -44,22 +53,30 @@ class Build:
             keys.descendants(stream_id, self.token),
             keys.children(stream_id, self.token),
         ]
-        self._nodes = self._ids = 0
+        self._comments = 0
+        self._replies: dict[int, int] = {}
+        """How many replies to each posting version were written."""
         self._registered = float("-inf")
         self._sending: asyncio.Future[object] | None = None
 
     async def write(self, changes: Changes) -> None:
         """Send `changes`, once those before them are written; the next may be prepared meanwhile.
 
-        Raises redis.exceptions.RedisError, perhaps for the changes before.
+        Raises Unavailable and redis.exceptions.RedisError, perhaps for the changes before.
         """
-        arguments = [*NOBODY, "", "", "", "", *changed(changes)]
-        self._nodes += len(changes.nodes)
-        self._ids += len(changes.added)
+        for slice_ in changes.slices(CALL_BYTES):
+            await self._send(slice_)
+
+    async def _send(self, changes: Changes) -> None:
+        arguments = [*NOBODY, "", "", "", "", *changed(changes, self._replies)]
+        self._comments += len(changes.added)
+        for parent, _, _, _ in changes.added:
+            self._replies[parent] = self._replies.get(parent, 0) + 1
         await self._written()
         now = time.monotonic()
         if now - self._registered > _REGISTER_SECONDS:
-            await register(self._redis, self._stream_id, self.token)
+            async with self._room():
+                await register(self._redis, self._stream_id, self.token)
             self._registered = now
         self._sending = asyncio.ensure_future(self._scripts.write(self._keys, arguments))
         await asyncio.sleep(0)  # lets it go out
@@ -67,20 +84,27 @@ class Build:
     async def switch(self, expected: Head | None, new: Head) -> Outcome:
         """Make this the thread's view, in the place of `expected` (None: of none), and unlink that one.
 
-        `new.build` is filled in. Unless APPLIED, this build is discarded.
+        `new.build` is filled in. After MOVED the build stays, to be brought up to date or discarded.
+        Raises as `write` does.
         """
         await self._written()
         new = replace(new, build=self.token)
-        if expected is not None:
-            await register(self._redis, self._stream_id, expected.build)
+        roots = self._replies.get(0, 0)
+        size = (self._comments, self._comments, len(self._replies) - bool(roots), roots)
         arguments = [
             *expectation(expected),
             *(new.version, new.hash, new.build),
             *described(new),
-            *(self._nodes, self._ids),
+            " ".join(map(str, size)),
         ]
-        answer = await self._scripts.switch(self._keys[:3], arguments)
+        names = [*self._keys[:4], keys.children(self._stream_id, self.token, 0)]
+        async with self._room():
+            if expected is not None:
+                await register(self._redis, self._stream_id, expected.build)
+            answer = await self._scripts.switch(names, arguments)
         outcome = Outcome(cast(bytes, answer).decode())
+        if outcome is Outcome.MOVED:
+            return outcome
         if outcome is not Outcome.APPLIED:
             # Where the client sent the script twice, this build may be the view after all: it then stays.
             await retire(self._redis, self._scripts, self._stream_id, self.token)
@@ -100,8 +124,21 @@ class Build:
 
     async def _written(self) -> None:
         sending, self._sending = self._sending, None
-        if sending is not None:
-            await sending
+        if sending is None:
+            return
+        async with self._room():
+            if await sending == b"broken":
+                await self.discard()
+                raise Unavailable("the views' Redis loses keys")
+
+    @asynccontextmanager
+    async def _room(self) -> AsyncIterator[None]:
+        """Give back the room that this build takes where there is no more."""
+        try:
+            yield
+        except OutOfMemoryError as error:
+            await self.discard()
+            raise Unavailable("the views' Redis is full") from error
 
 
 async def register(redis: Redis, stream_id: UUID, build: str) -> None:

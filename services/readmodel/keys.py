@@ -8,7 +8,8 @@ Inside a view a comment is known by its posting version (the version of the even
 
     tl:<format>:{<stream>}:head            hash   version, hash (of the event at version), build, meta (JSON
                                                   list: site, key, title, url, described_by, closed, visible),
-                                                  stale ("1" where the view is parked, else "")
+                                                  stale ("1" where the view is parked, else ""), size
+                                                  (the numbers of nodes, ids, descendants, roots)
     tl:<format>:{<stream>}:<build>:n       hash   posting version -> node (services/core/node.py)
     tl:<format>:{<stream>}:<build>:i       hash   comment id, 16 bytes -> posting version
     tl:<format>:{<stream>}:<build>:d       hash   posting version -> how many comments lie below it; only
@@ -20,6 +21,9 @@ Inside a view a comment is known by its posting version (the version of the even
 
 The head is written last and read first, in the same script as what it stands for. A build without a head is
 nobody's; `builds` remembers it until its keys are unlinked.
+Redis drops whole keys or none. A lost :n, :i, :d or :k:0 differs from `size`; a lost :k:<p> from :d, which
+counts what lies below p. Every script that reads or writes a view looks before it does, so that a write never
+begins a lost key anew.
 Equal scores are ordered by member, and big-endian bytes compare as the numbers do.
 """
 
@@ -30,7 +34,7 @@ from uuid import UUID
 
 from services.core.markup import RENDERER
 
-LAYOUT: Final = 1
+LAYOUT: Final = 2
 FORMAT: Final = f"{LAYOUT}.{RENDERER}"
 BUILDS: Final = f"tl:{FORMAT}:builds"
 

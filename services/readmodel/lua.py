@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from importlib.resources import files
 from typing import Final, Protocol, cast
 
 from redis.asyncio import Redis
 
+from services.readmodel.packing import pack_by_hiredis
 from services.readmodel.records import Changes, Head
 
 Argument = str | bytes | int
+NOTHING: Final[Mapping[int, int]] = {}
 NOBODY: Final[tuple[Argument, ...]] = ("", "", "")
 """Expected of the head where there is to be none."""
 
@@ -27,6 +29,8 @@ class Scripts:
     __slots__ = ("comment", "mark", "page", "retire", "switch", "touch", "write")
 
     def __init__(self, redis: Redis) -> None:
+        pack_by_hiredis(redis.connection_pool)
+
         def load(name: str) -> Call:
             path = files("services.readmodel").joinpath("scripts", f"{name}.lua")
             return cast(Call, redis.register_script(path.read_text(encoding="utf-8")))
@@ -50,8 +54,9 @@ def described(head: Head) -> tuple[Argument, ...]:
     return (head.meta(), "1" if head.stale else "")
 
 
-def changed(changes: Changes) -> list[Argument]:
-    """The arguments of write.lua from the eighth on."""
+def changed(changes: Changes, written: Mapping[int, int] = NOTHING) -> list[Argument]:
+    """The arguments of write.lua from the eighth on. `written` is how many replies to each parent a build has
+    already."""
     arguments: list[Argument] = [2 * len(changes.nodes), 2 * len(changes.added), 2 * len(changes.descendants)]
     for node in changes.nodes.items():
         arguments += node
@@ -65,6 +70,6 @@ def changed(changes: Changes) -> list[Argument]:
     for count in changes.descendants.items():
         arguments += count
     for parent, order in orders.items():
-        arguments += (parent, len(order))
+        arguments += (parent, written.get(parent, 0), len(order))
         arguments += order
     return arguments

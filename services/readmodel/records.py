@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Self
+from types import NoneType
+from typing import Any, Final, Self
 from uuid import UUID
 
 import orjson
@@ -13,6 +15,9 @@ import orjson
 from schema.events.envelope import micros
 from services.core.page import FoldIndex, Picked
 from services.core.thread import Comment, ThreadState
+
+_BUILD: Final = re.compile(r"[0-9a-f]{8}")
+_META: Final = ((str,), (str,), (str, NoneType), (str, NoneType), (str, NoneType), (bool,), (int,))
 
 
 class Outcome(StrEnum):
@@ -23,7 +28,8 @@ class Outcome(StrEnum):
     """The head is not the expected one: another writer was first, or the log tells another story now. It may
     have been this very write, where the connection failed after it and the client sent it again."""
     ABSENT = "absent"
-    """There is no view, or the build to switch to is no longer whole."""
+    """There is no view, or none any more: a part of it was gone, or the server is full. Or the build to
+    switch to is no longer whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +87,23 @@ class Head:
         )
 
     @classmethod
-    def read(cls, fields: list[bytes]) -> Self:
-        """From version, hash, build, meta, stale as stored."""
-        version, hash_, build, meta, stale = fields
-        site, key, title, url, described_by, closed, visible = orjson.loads(meta)
+    def read(cls, fields: Sequence[bytes | None]) -> Self | None:
+        """From version, hash, build, meta, stale, size as stored; None where that is no head."""
+        version, hash_, build, meta, stale, size = fields
+        if version is None or hash_ is None or meta is None or stale is None or size is None:
+            return None
+        try:
+            number, described = int(version), orjson.loads(meta)
+        except ValueError:
+            return None
+        token = build_of(build)
+        if token is None or not _is_meta(described):
+            return None
+        site, key, title, url, described_by, closed, visible = described
         return cls(
-            version=int(version),
+            version=number,
             hash=hash_,
-            build=build.decode(),
+            build=token,
             site=site,
             key=key,
             title=title,
@@ -98,6 +113,20 @@ class Head:
             visible=visible,
             stale=bool(stale),
         )
+
+
+def build_of(stored: bytes | None) -> str | None:
+    """The build that a head names; None where that is damaged."""
+    named = (stored or b"").decode(errors="replace")
+    return named if _BUILD.fullmatch(named) else None
+
+
+def _is_meta(described: Any) -> bool:
+    return (
+        isinstance(described, list)
+        and len(described) == len(_META)
+        and all(isinstance(value, kinds) for value, kinds in zip(described, _META, strict=True))
+    )
 
 
 @dataclass(slots=True)
@@ -120,6 +149,25 @@ class Changes:
         self.added.append((comment.parent, comment.posted, micros(comment.created_at), comment.id))
         for ancestor in ancestors:
             self.descendants[ancestor] = self.descendants.get(ancestor, 0) + 1
+
+    def slices(self, most: int) -> Iterator[Changes]:
+        """The same for a build, in parts whose nodes weigh at most `most` bytes, or are one node."""
+        if sum(map(len, self.nodes.values())) <= most:
+            yield self
+            return
+        places = {place[1]: place for place in self.added}
+        # Numbers of replies never come after these.
+        part, weight = Changes(descendants=self.descendants), 0
+        for posted, raw in self.nodes.items():
+            if part.nodes and weight + len(raw) > most:
+                yield part
+                part, weight = Changes(), 0
+            part.nodes[posted] = raw
+            weight += len(raw)
+            if place := places.pop(posted, None):
+                part.added.append(place)
+        part.added += places.values()
+        yield part
 
 
 def whole(index: FoldIndex, size: int = 500) -> Iterator[Changes]:

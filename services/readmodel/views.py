@@ -22,11 +22,11 @@ from services.errors import CursorInvalid, ParentNotFound
 from services.readmodel import builds, keys
 from services.readmodel.builds import Build
 from services.readmodel.lua import Scripts, changed, described, expectation
-from services.readmodel.records import Changes, Head, One, Outcome, Touched, whole
+from services.readmodel.records import Changes, Head, One, Outcome, Touched, build_of, whole
 
 __all__ = ["Build", "Changes", "Head", "One", "Outcome", "Touched", "Views", "whole"]
 
-_HEAD: Final = ["version", "hash", "build", "meta", "stale"]
+_HEAD: Final = ["version", "hash", "build", "meta", "stale", "size"]
 _SCAN: Final = 500
 _RANGE: Final = 5_000
 
@@ -45,16 +45,18 @@ class Views:
         return (await self.heads([stream_id])).get(stream_id)
 
     async def heads(self, stream_ids: Collection[UUID]) -> dict[UUID, Head]:
-        """The heads of those threads that have a view, in one round trip."""
+        """The heads of those threads that have a view, in one round trip. A damaged head goes."""
         async with self._redis.pipeline(transaction=False) as pipeline:
             for stream_id in stream_ids:
                 pipeline.hmget(keys.head(stream_id), _HEAD)
             rows = cast(list[list[bytes | None]], await pipeline.execute())
-        return {
-            stream_id: Head.read(cast(list[bytes], fields))
-            for stream_id, fields in zip(stream_ids, rows, strict=True)
-            if None not in fields
-        }
+        heads: dict[UUID, Head] = {}
+        for stream_id, fields in zip(stream_ids, rows, strict=True):
+            if any(field is not None for field in fields):
+                head = await self._head(stream_id, fields)
+                if head is not None:
+                    heads[stream_id] = head
+        return heads
 
     async def park(self, stream_id: UUID, version: int) -> bool:
         """Mark the view stale if it stands at `version`; whether it did. Applying changes clears it."""
@@ -97,7 +99,8 @@ class Views:
                     parent=top,
                     ancestors=_path(path),
                 )
-                return Head.read(head), selection
+                read = await self._head(stream_id, head)
+                return None if read is None else (read, selection)
             case [b"parent"]:
                 raise ParentNotFound(str(parent))
             case [b"cursor"]:
@@ -114,9 +117,12 @@ class Views:
         )
         match answer:
             case [b"comment", head, posted, parent, raw, count, below, path]:
-                return One(Head.read(head), Picked(posted, parent, raw, count, below, 0, 0), _path(path))
+                picked = Picked(posted, parent, raw, count, below, 0, 0)
+                read = await self._head(stream_id, head)
+                return None if read is None else One(read, picked, _path(path))
             case [b"none", head]:
-                return One(Head.read(head))
+                read = await self._head(stream_id, head)
+                return None if read is None else One(read)
         return None
 
     # --- writing --------------------------------------------------------------------------------------
@@ -129,7 +135,13 @@ class Views:
         and then dropped."""
         asked = list(ids)
         answer: Any = await self._scripts.touch(
-            [keys.head(stream_id), keys.nodes(stream_id, head.build), keys.ids(stream_id, head.build)],
+            [
+                keys.head(stream_id),
+                keys.nodes(stream_id, head.build),
+                keys.ids(stream_id, head.build),
+                keys.descendants(stream_id, head.build),
+                keys.children(stream_id, head.build, 0),
+            ],
             [*expectation(head), len(asked), *(one.bytes for one in asked), *parents],
         )
         match answer:
@@ -145,18 +157,26 @@ class Views:
         return None
 
     async def apply(self, stream_id: UUID, expected: Head, new: Head, changes: Changes) -> Outcome:
-        """Take the view from `expected` to `new`, if it is at `expected`. It stays in its build."""
+        """Take the view from `expected` to `new`, if it is at `expected`. It stays in its build.
+
+        A view that lost a part, and one that a full server has no room to bring up, is dropped: ABSENT.
+        """
         build = expected.build
-        answer = await self._scripts.write(
-            [
-                keys.head(stream_id),
-                keys.nodes(stream_id, build),
-                keys.ids(stream_id, build),
-                keys.descendants(stream_id, build),
-                keys.children(stream_id, build),
-            ],
-            [*expectation(expected), new.version, new.hash, *described(new), *changed(changes)],
-        )
+        names = [
+            keys.head(stream_id),
+            keys.nodes(stream_id, build),
+            keys.ids(stream_id, build),
+            keys.descendants(stream_id, build),
+            keys.children(stream_id, build),
+        ]
+        arguments = [*expectation(expected), new.version, new.hash, *described(new), *changed(changes)]
+        try:
+            answer = await self._scripts.write(names, arguments)
+        except OutOfMemoryError:
+            answer = b"broken"  # else it would be served as it is for ever, and nothing would tell its age
+        if answer == b"broken":
+            await self.drop(stream_id, build)
+            return Outcome.ABSENT
         return Outcome(cast(bytes, answer).decode())
 
     def build(self, stream_id: UUID) -> Build:
@@ -199,7 +219,7 @@ class Views:
                 continue
             known_as = await cast(
                 Awaitable[list[bytes | None]],
-                self._redis.hmget(ids, [decode(raw).id.bytes for raw in slice_.values()]),
+                self._redis.hmget(ids, [_id_in(raw) for raw in slice_.values()]),
             )
             below = await cast(
                 Awaitable[list[bytes | None]],
@@ -222,14 +242,38 @@ class Views:
             if len(slice_) < _RANGE:
                 return tuple(children)
 
+    async def _head(self, stream_id: UUID, fields: list[bytes | None]) -> Head | None:
+        """The head as stored. A damaged one goes, with the view that it names: no other could take its
+        place else."""
+        head = Head.read(fields)
+        if head is None:
+            await self._drop(stream_id, fields[2])
+        return head
+
+    async def _drop(self, stream_id: UUID, build: bytes | None) -> None:
+        """Drop a view by what its head says of the build, damaged as that may be."""
+        named = build_of(build)
+        if named is None:
+            await self._redis.unlink(keys.head(stream_id))
+        else:
+            await self.drop(stream_id, named)
+
     async def _read(self, stream_id: UUID, answer: Awaitable[object]) -> Any:
         """The answer of a reading script, having dropped the view if it is incomplete."""
         match await answer:
             case [b"broken", bytes(build)]:
-                await self.drop(stream_id, build.decode())
+                await self._drop(stream_id, build)
                 return None
             case other:
                 return other
+
+
+def _id_in(raw: bytes) -> bytes:
+    """The id in a node; nothing where the node is damaged, which then leads nowhere."""
+    try:
+        return decode(raw).id.bytes
+    except ValueError:
+        return b""
 
 
 def _path(nearest_first: list[bytes]) -> tuple[UUID, ...]:

@@ -1,8 +1,9 @@
 """The projector's step for a message: advance every thread it names.
 
 A thread whose next event cannot be applied is parked: a dead letter names the event, the view stays as it is,
-marked stale, and all other threads go on. An event that a newer release wrote leaves the view behind without
-a dead letter. A fault of a dependency is only counted: the sweeper finds the thread again.
+marked stale, and all other threads go on. Only a dead letter of this very release keeps a thread parked: one
+of another release is tried again, and a mark without a letter is a left-over. An event that a newer release
+wrote marks the view stale without a dead letter; that, and any fault, the sweeper finds and has tried again.
 """
 
 from __future__ import annotations
@@ -10,32 +11,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 from uuid import UUID
 
-import asyncpg
-from redis.exceptions import RedisError
-
-from services.errors import PoisonEvent, ThreadlogError, UnknownEventType
-from services.eventlog.checkpoints import DeadLetters, Projection
+from services.errors import PoisonEvent, UnknownEventType
+from services.eventlog.checkpoints import DeadLetters, Parked, Projection
 from services.projection.advance import Projector
+from services.workers.faults import told
 
 _log = logging.getLogger(__name__)
-
-FAULTS: Final = (
-    ThreadlogError,
-    RedisError,
-    OSError,
-    TimeoutError,
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-)
-"""What may go wrong with one stream without being wrong with the code."""
 
 AT_ONCE: Final = 8
 """Threads that one process advances at the same time: each may hold a fold and a connection."""
 
-_PARK_TRIES: Final = 3
+_MARK_TRIES: Final = 3
 
 
 class Following:
@@ -63,7 +53,7 @@ class Following:
                 raise outcome
         return outcomes.count(False)
 
-    async def _one(self, stream_id: UUID, dead: int | None) -> bool:
+    async def _one(self, stream_id: UUID, parked: Parked | None) -> bool:
         """Advance one thread; again if it is poked meanwhile, but never twice at once in this process."""
         if stream_id in self._running:
             self._again.add(stream_id)
@@ -73,45 +63,52 @@ class Following:
             while True:
                 self._again.discard(stream_id)
                 async with self._slots:
-                    done = await self._advance(stream_id, dead)
-                if not done or stream_id not in self._again:
+                    done = await self._advance(stream_id, parked)
+                if stream_id not in self._again:
                     return done
+                parked = (await self._letters.among(Projection.VIEW, [stream_id])).get(stream_id)
         finally:
             self._running.discard(stream_id)
             self._again.discard(stream_id)
 
-    async def _advance(self, stream_id: UUID, dead: int | None) -> bool:
+    async def _advance(self, stream_id: UUID, parked: Parked | None) -> bool:
         try:
-            head = await self._projector.advance(stream_id)
-            if head is not None and head.stale and dead is None:
-                # The dead letter is what parks a thread; without one the mark on its view is a left-over.
-                await self._projector.views.unpark(stream_id, head.version)
-                head = await self._projector.advance(stream_id)
-            if dead is not None and head is not None and not head.stale and head.version >= dead:
-                await self._letters.resurrect(Projection.VIEW, stream_id, head.version)
-        except UnknownEventType as error:
-            _log.warning("the view waits for a newer release: %s", error)
-            return False
-        except PoisonEvent as error:
-            await self._park(error)
-            return True
-        except FAULTS as error:
-            _log.warning("the view of %s was not advanced: %s: %s", stream_id, type(error).__name__, error)
+            try:
+                await self._step(stream_id, parked)
+            except UnknownEventType as error:
+                _log.warning("thread %s waits at version %d for a newer release", stream_id, error.version)
+                await self._mark(error)
+                return False
+            except PoisonEvent as error:
+                _log.error(
+                    "thread %s is parked before version %d, event %s",
+                    *(stream_id, error.version, error.event_id),
+                )
+                await self._letters.bury(Projection.VIEW, error)
+                await self._mark(error)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the other threads go on
+            _log.warning("the view of %s was not advanced: %s", stream_id, told(error))
             return False
         return True
 
-    async def _park(self, error: PoisonEvent) -> None:
-        _log.error("the thread is parked: %s", error)
-        await self._letters.bury(Projection.VIEW, error)
-        for _ in range(_PARK_TRIES):
-            head = await self._projector.views.head(error.stream_id)
+    async def _step(self, stream_id: UUID, parked: Parked | None) -> None:
+        head = await self._projector.advance(stream_id)
+        if head is not None and head.stale and (parked is None or parked.build != self._letters.build):
+            await self._projector.views.unpark(stream_id, head.version)
+            head = await self._projector.advance(stream_id)
+        if parked is not None and head is not None and not head.stale and head.version >= parked.version:
+            await self._letters.resurrect(Projection.VIEW, stream_id, head.version)
+
+    async def _mark(self, error: PoisonEvent) -> None:
+        """Mark the view stale, at the version before this event."""
+        views = self._projector.views
+        for _ in range(_MARK_TRIES):
+            head = await views.head(error.stream_id)
             if head is None or head.stale or head.version >= error.version:
                 return
-            if await self._projector.views.park(error.stream_id, head.version):
+            if head.version < error.version - 1:
+                # The event came in one chunk with good ones: a rebuild ends right before it, marked.
+                with suppress(PoisonEvent):
+                    await self._projector.rebuild(error.stream_id)
+            elif await views.park(error.stream_id, head.version):
                 return
-
-    async def unpark(self, stream_id: UUID) -> None:
-        """Let a parked thread be advanced again. Its dead letter goes once that has succeeded."""
-        head = await self._projector.views.head(stream_id)
-        if head is not None and head.stale:
-            await self._projector.views.unpark(stream_id, head.version)

@@ -7,24 +7,23 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 from uuid import UUID
 
 from services.errors import PoisonEvent, Unavailable, UnknownEventType
-from services.eventlog.checkpoints import DeadLetters, Projection
+from services.eventlog.checkpoints import DeadLetters, Parked, Projection
 from services.pokes import NOTIFY_ACTOR, PROJECT_ACTOR, Poker
 from services.projection.advance import Projector
 from services.settings import Settings
 from services.wiring import connect_redis, resources
 from services.workers.caretaker import Caretaker
+from services.workers.faults import FAULTS, told
 from services.workers.metrics import WorkerMetrics
 from services.workers.notifier import Notifier
-from services.workers.projector import FAULTS, Following
+from services.workers.projector import Following
+from services.workers.release import release
 
 _log = logging.getLogger(__name__)
-
-_AS_IT_LIES: Final = "0"
 
 _OPEN_S: Final = 30.0
 """How long a message waits for this process to be connected before it is given up."""
@@ -41,14 +40,6 @@ class _Opened:
     caretaker: asyncio.Task[None]
 
 
-def release() -> str:
-    """The release that dead letters name; 0 where the code runs from a folder and was never installed."""
-    try:
-        return version("threadlog")
-    except PackageNotFoundError:
-        return _AS_IT_LIES
-
-
 class Runtime:
     """Opens what the actors need, closes it, and handles their messages in between."""
 
@@ -60,6 +51,8 @@ class Runtime:
         self._closing: asyncio.Event | None = None
         self._telling: asyncio.Semaphore | None = None
         self._counted = 0
+        # Read now: by the time that a connection is made, another release may lie there.
+        self._release = release()
 
     async def start(self) -> None:
         """Begin to connect; messages wait until that has succeeded."""
@@ -100,7 +93,7 @@ class Runtime:
             if not await handle():
                 outcome = "done"
         except FAULTS as error:
-            _log.warning("a message to %s was given up: %s: %s", actor, type(error).__name__, error)
+            _log.warning("a message to %s was given up: %s", actor, told(error))
         finally:
             self._metrics.messages.labels(actor, outcome).inc()
 
@@ -115,23 +108,30 @@ class Runtime:
                 raise outcome
         return outcomes.count(False)
 
-    async def _tell_of(self, opened: _Opened, stream_id: UUID, dead: int | None) -> bool:
+    async def _tell_of(self, opened: _Opened, stream_id: UUID, parked: Parked | None) -> bool:
+        try:
+            return await self._tell_or_park(opened, stream_id, parked)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the other threads go on
+            _log.warning("nobody was told of %s: %s", stream_id, told(error))
+            return False
+
+    async def _tell_or_park(self, opened: _Opened, stream_id: UUID, parked: Parked | None) -> bool:
         assert self._telling is not None
         try:
             async with self._telling:
-                told = await opened.notifier.notify(stream_id)
-            self._metrics.notifications.inc(told)
-            if dead is not None:
-                await opened.letters.resurrect(Projection.NOTIFICATIONS, stream_id, dead)
+                count = await opened.notifier.notify(stream_id)
+            self._metrics.notifications.inc(count)
+            if parked is not None:
+                await opened.letters.resurrect(Projection.NOTIFICATIONS, stream_id, parked.version)
         except UnknownEventType as error:
-            _log.warning("notifications wait for a newer release: %s", error)
+            _log.warning("notifications of %s wait at version %d", stream_id, error.version)
             return False
         except PoisonEvent as error:
-            _log.error("notifications of a thread are parked: %s", error)
+            _log.error(
+                "notifications of %s are parked before version %d, event %s",
+                *(stream_id, error.version, error.event_id),
+            )
             await opened.letters.bury(Projection.NOTIFICATIONS, error)
-        except FAULTS as error:
-            _log.warning("nobody was told of %s: %s: %s", stream_id, type(error).__name__, error)
-            return False
         return True
 
     async def _ready(self) -> _Opened:
@@ -143,14 +143,14 @@ class Runtime:
         while not closing.is_set():
             try:
                 await self._hold(opened, closing)
-            except FAULTS as error:
-                _log.warning("this worker cannot connect: %s: %s", type(error).__name__, error)
+            except Exception as error:  # noqa: BLE001 - nobody else would connect it
+                _log.warning("this worker cannot connect: %s", told(error))
                 await asyncio.sleep(_AGAIN_S)
 
     async def _hold(self, opened: asyncio.Future[_Opened], closing: asyncio.Event) -> None:
         settings = self._settings
         async with resources(settings) as made:
-            letters = DeadLetters(made.pool, release())
+            letters = DeadLetters(made.pool, self._release)
             following = Following(made.projector, letters)
             poker = Poker(settings.broker)
             broker = connect_redis(settings.broker)
@@ -160,7 +160,6 @@ class Runtime:
                     views=made.views,
                     broker=broker,
                     letters=letters,
-                    following=following,
                     poker=poker,
                     metrics=self._metrics,
                 ).run(),

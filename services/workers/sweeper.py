@@ -1,8 +1,9 @@
 """The sweeper: finds in the log what no message told the workers.
 
 It walks a lane's positions from its checkpoint, window by window. A thread whose view exists and lies behind
-an event, or whose notifier does, is poked and remembered as a straggler with the first such position; it is
-looked at again after 1, 2, 4 … 60 seconds until it has caught up or is parked.
+an event or is marked stale, or whose notifier lies behind, is poked and remembered as a straggler with the
+first such position; it is looked at again after 1, 2, 4 … 60 seconds until it has caught up or is parked, as
+only a dead letter does. A head that cannot be read is a straggler too, and nobody else's fault.
 
 What never happens is that an event is passed over: the stored checkpoint lies before the first position of
 every straggler, and a sweeper that starts anew walks from there. What a stuck thread (its event is of a newer
@@ -24,6 +25,8 @@ from enum import Enum, auto
 from typing import Final
 from uuid import UUID
 
+from redis.exceptions import RedisError
+
 from services.eventlog.checkpoints import Followed, LaneCheckpoints, Projection, Span
 from services.readmodel.records import Head
 from services.readmodel.views import Views
@@ -38,6 +41,9 @@ SETTLED_S: Final = 1.0
 """Events younger than this are left to their own messages."""
 
 STRAGGLERS: Final = 10_000
+
+_YOUNG_S: Final = 10.0
+"""Events that stay too young to be looked at for so long are not young, whatever their clock says."""
 
 _STUCK_S: Final = 60.0
 _LONGEST_WAIT_S: Final = 60.0
@@ -70,6 +76,8 @@ class Walk(Enum):
     """At the lane's end."""
     MORE = auto()
     """Somewhere before it: the next round may follow at once."""
+    YOUNG = auto()
+    """Before events that are still left to their own messages."""
     WAITS = auto()
     """Nowhere: it waits for stragglers."""
 
@@ -101,12 +109,14 @@ class Sweeper:
     """The first position that was left behind without being remembered."""
     _caught_up_at: float = field(default=0.0, init=False)
     _began_at: float = field(default=0.0, init=False)
+    _moved_at: float = field(default=0.0, init=False)
+    """When the walk was at the lane's end, or came on, for the last time."""
 
     async def round(self) -> Round:
         """Look at the stragglers that are due, walk on, store how far everything is caught up."""
         if self._cursor is None:
             self._cursor = self._stored = await self.checkpoints.position(self.lane)
-            self._caught_up_at = self._began_at = self.clock()
+            self._caught_up_at = self._began_at = self._moved_at = self.clock()
         await self._revisit()
         walk = await self._walk()
         await self._store()
@@ -139,16 +149,24 @@ class Sweeper:
                 return Walk.WAITS
             spans = await self.checkpoints.window(self.lane, self._cursor, self.window, self.settled)
             if not spans:
-                if self._forgotten is not None and self.clock() - self._began_at >= _STUCK_S:
-                    self._cursor, self._forgotten, self._began_at = self._stored, None, self.clock()
-                return Walk.END
+                return await self._at_the_end(self._cursor)
             threads = {span.stream_id: span for span in spans if span.thread}
             behind = await self._behind({span.stream_id: span.version for span in threads.values()})
             for stream_id, projections in behind.items():
                 self._remember(threads[stream_id], projections)
             self._poke(behind)
             self._cursor = max(span.last for span in spans)
+            self._moved_at = self.clock()
         return Walk.MORE
+
+    async def _at_the_end(self, cursor: int) -> Walk:
+        young = await self.checkpoints.head(self.lane) > cursor
+        if not young:
+            self._moved_at = self.clock()
+        if self._forgotten is not None and self.clock() - self._began_at >= _STUCK_S:
+            self._cursor, self._forgotten, self._began_at = self._stored, None, self.clock()
+            return Walk.MORE
+        return Walk.YOUNG if young else Walk.END
 
     def _full(self) -> bool:
         return len(self._stragglers) >= self.limit
@@ -173,13 +191,30 @@ class Sweeper:
         if not versions:
             return {}
         followed = await self.checkpoints.followed(versions)
-        heads = await self.views.heads(list(versions))
+        heads, unreadable = await self._heads(list(versions))
         found = {}
         for stream_id, version in versions.items():
             projections = _lacking(version, followed.get(stream_id), heads.get(stream_id))
+            if stream_id in unreadable:
+                projections |= {Projection.VIEW}
             if projections:
                 found[stream_id] = projections
         return found
+
+    async def _heads(self, stream_ids: list[UUID]) -> tuple[dict[UUID, Head], set[UUID]]:
+        """The heads of these threads, and those whose head cannot be read: found by halves."""
+        try:
+            return await self.views.heads(stream_ids), set()
+        except Exception as error:
+            # What Redis says is of all threads, but for a key that holds something else than a head.
+            if isinstance(error, (RedisError, OSError)) and "WRONGTYPE" not in str(error):
+                raise
+            if len(stream_ids) == 1:
+                return {}, set(stream_ids)
+            half = len(stream_ids) // 2
+            heads, unreadable = await self._heads(stream_ids[:half])
+            more_heads, more_unreadable = await self._heads(stream_ids[half:])
+            return heads | more_heads, unreadable | more_unreadable
 
     def _poke(self, behind: Mapping[UUID, frozenset[Projection]]) -> None:
         if behind:
@@ -203,22 +238,29 @@ class Sweeper:
 
     async def _lag(self, walk: Walk) -> dict[Projection, Lag]:
         assert self._cursor is not None
-        ended = walk is Walk.END
-        head = self._cursor if ended and not self._stragglers else await self.checkpoints.head(self.lane)
         now = datetime.now(UTC)
+        stood = self.clock() - self._moved_at
+        # Beyond the cursor nobody has looked. Events that are young lack nothing yet, at the end are none.
+        unseen = walk in (Walk.MORE, Walk.WAITS) or (walk is Walk.YOUNG and stood > self.settled + _YOUNG_S)
+        ended = walk is Walk.END and not self._stragglers
+        head = self._cursor if ended else await self.checkpoints.head(self.lane)
         lag = {}
         for projection in Projection:
             lacking = [one for one in self._stragglers.values() if projection in one.projections]
-            first = min((one.first for one in lacking), default=head + 1 if ended else self._cursor + 1)
+            first = min((one.first for one in lacking), default=self._cursor + 1 if unseen else head + 1)
             since = min((one.recorded_at for one in lacking), default=now)
-            lag[projection] = Lag(max(0, head - first + 1), max(0.0, (now - since).total_seconds()))
+            seconds = max((now - since).total_seconds(), stood if unseen else 0.0)
+            lag[projection] = Lag(max(0, head - first + 1), seconds)
         return lag
 
 
 def _lacking(version: int, followed: Followed | None, head: Head | None) -> frozenset[Projection]:
     parked = followed.parked if followed is not None else frozenset()
     lacking = set()
-    if head is not None and head.version < version and not (head.stale or Projection.VIEW in parked):
+    # A thread without a view lacks none. A mark without a dead letter, or a letter without the mark, is what
+    # something cut short has left, or waits for a newer release.
+    is_parked = head is not None and head.stale and Projection.VIEW in parked
+    if head is not None and not is_parked and (head.stale or head.version < version):
         lacking.add(Projection.VIEW)
     notified = followed.notified if followed is not None else 0
     if notified < version and Projection.NOTIFICATIONS not in parked:

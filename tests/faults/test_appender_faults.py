@@ -7,7 +7,9 @@ import contextlib
 import os
 import random
 import shutil
+import ssl
 import tempfile
+import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
@@ -19,10 +21,13 @@ import asyncpg
 import pytest
 
 from services.core.commands import PostComment
-from services.errors import Unavailable
+from services.dev.servers import EmbeddedPostgres
+from services.errors import Overloaded, Unavailable, WriteFailed
 from services.eventlog.appender import Appender
 from services.eventlog.batch import Appended, Batch
 from services.eventlog.keys import Keyring, MasterKey
+from services.eventlog.migrate import migrate
+from services.eventlog.pool import open_pool
 from tests.factories import Place, Writer, once
 from tests.logcheck import violations
 
@@ -45,6 +50,8 @@ class Cutter:
         self._fate = fate
         self.url = f"{parts.scheme}://{parts.netloc}{parts.path}?host={quote(str(self._folder))}"
         self.cuts: list[str] = []
+        self.asked = 0
+        """How many times a client has sent something: each waits for its answer."""
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_unix_server(self._serve, self._folder / ".s.PGSQL.5432")
@@ -59,6 +66,7 @@ class Cutter:
         down = asyncio.create_task(_copy(up_reader, writer))
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(65536):
+                self.asked += 1
                 fate = self._fate() if data.endswith(COMMIT) else None
                 if fate is None:
                     up_writer.write(data)
@@ -103,6 +111,13 @@ async def posts(writers: Sequence[Writer], count: int) -> list[PostComment]:
         await writers[n % len(writers)].post(f"number {n}", idempotency=once(os.urandom(8).hex()))
         for n in range(count)
     ]
+
+
+async def until(condition: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        await asyncio.sleep(0.005)  # between two looks at the condition
 
 
 async def logged(pool: asyncpg.Pool[Any]) -> list[Any]:
@@ -156,6 +171,20 @@ async def test_commits_cut_off_at_random_leave_everything_once(
     in_log = await logged(pool)
     assert len(in_log) == len(set(in_log))
     assert acknowledged <= set(in_log) <= {command.event_id for command in commands}
+    assert await violations(database_url) == []
+
+
+async def test_a_batch_takes_four_round_trips(
+    pool: asyncpg.Pool[Any], writers: list[Writer], database_url: str
+) -> None:
+    async with Cutter(database_url, lambda: None) as cutter:
+        appender = Appender(cutter.url, 0)
+        await appender.start()
+        commands = await posts(writers, 6)
+        before = cutter.asked
+        await asyncio.gather(*(appender.submit(each) for each in commands))
+        assert cutter.asked - before == 4  # begin and lock, load, append, commit
+        await appender.stop()
     assert await violations(database_url) == []
 
 
@@ -243,6 +272,7 @@ async def test_a_log_that_does_not_answer_is_unavailable_and_a_repeat_with_the_k
         with pytest.raises(Unavailable):
             await appender.submit(command)
         cutting = False
+        await until(lambda: not appender.away, "the appender has a connection again")
         assert await logged(pool) == [command.event_id]
         again = replace(await writers[0].post("number 0"), idempotency=command.idempotency)
         answer = await appender.submit(again)
@@ -250,3 +280,179 @@ async def test_a_log_that_does_not_answer_is_unavailable_and_a_repeat_with_the_k
     assert (answer.event_id, answer.repeated) == (command.event_id, True)
     assert await logged(pool) == [command.event_id]
     assert await violations(database_url) == []
+
+
+class Counted(Appender):
+    """An appender that counts the batches it has begun."""
+
+    batches = 0
+
+    async def _settle(self, waiting: Sequence[Any]) -> None:
+        self.batches += 1
+        await super()._settle(waiting)
+
+
+async def test_while_the_log_is_away_a_full_queue_is_answered_at_once_and_writes_go_on_when_it_is_back(
+    start_postgres: Callable[..., EmbeddedPostgres], tmp_path: Path
+) -> None:
+    postgres = start_postgres(tmp_path)
+    await migrate(postgres.dsn())
+    async with asyncpg.create_pool(postgres.dsn(), min_size=1, max_size=1) as pool:
+        keyring = Keyring(pool, MasterKey(b64encode(os.urandom(32)).decode()))
+        commands = await posts([Writer(keyring, Place("blog", "article"))], 1_001)
+    appender = Counted(postgres.dsn(), 0, patience=0.3, max_queue=1_000)
+    await appender.start()
+    await asyncio.to_thread(postgres.stop)
+    answers = await asyncio.gather(*(appender.submit(each) for each in commands), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [Unavailable] * 1_000 + [Overloaded]
+    # All were submitted at once and lost patience together: five batches did not wait one after the other.
+    assert appender.batches <= 2
+    assert (appender.queued, appender.away) == (0, True)
+    with pytest.raises(Unavailable):
+        await appender.submit(commands[0])
+    assert appender.queued == 0
+    await asyncio.to_thread(postgres.start)
+    await until(lambda: not appender.away, "the appender has a connection again")
+    assert isinstance(await appender.submit(commands[0]), Appended)
+    await appender.stop()
+    assert await violations(postgres.dsn()) == []
+
+
+async def test_stopping_while_the_log_is_away_ends(
+    start_postgres: Callable[..., EmbeddedPostgres],
+) -> None:
+    postgres = start_postgres()
+    await migrate(postgres.dsn())
+    appender = Appender(postgres.dsn(), 0, patience=0.0)
+    await appender.start()
+    async with asyncpg.create_pool(postgres.dsn(), min_size=1, max_size=1) as pool:
+        keyring = Keyring(pool, MasterKey(b64encode(os.urandom(32)).decode()))
+        [command] = await posts([Writer(keyring, Place("blog", "article"))], 1)
+    await asyncio.to_thread(postgres.stop)
+    with pytest.raises(Unavailable):
+        await appender.submit(command)
+    async with asyncio.timeout(30):
+        await appender.stop()
+
+
+class Refused(Appender):
+    """An appender whose connecting fails with each of `errors` once, from when it is `armed`."""
+
+    def __init__(self, url: str, *errors: Exception, patience: float = 30.0) -> None:
+        super().__init__(url, 0, patience=patience)
+        self.errors = list(errors)
+        self.armed = asyncio.Event()
+
+    async def _connect(self) -> asyncpg.Connection:
+        if self.armed.is_set() and self.errors and self._connection is None:
+            raise self.errors.pop(0)
+        return await super()._connect()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        asyncpg.DiskFullError("no space left on device"),
+        asyncpg.OutOfMemoryError("out of memory"),
+        asyncpg.InvalidPasswordError("password authentication failed"),
+        asyncpg.InvalidCatalogNameError("database does not exist"),
+        ssl.SSLCertVerificationError("certificate has expired"),
+        RuntimeError("anything at all"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_a_batch_of_unknown_fate_is_not_decided_again_whatever_the_reconnect_meets(
+    pool: asyncpg.Pool[Any], writers: list[Writer], database_url: str, error: Exception
+) -> None:
+    appender: Refused
+
+    def fate() -> str | None:
+        if appender.armed.is_set():
+            return None
+        appender.armed.set()
+        return "answer lost"
+
+    async with Cutter(database_url, fate) as cutter:
+        appender = Refused(cutter.url, error, error)
+        await appender.start()
+        # No Idempotency-Key: only the appender itself can know them again.
+        commands = [await writers[n % 3].post(f"number {n}") for n in range(6)]
+        answers = await asyncio.gather(*(appender.submit(each) for each in commands))
+        await appender.stop()
+    assert appender.errors == []
+    assert [answer.event_id for answer in answers] == [command.event_id for command in commands]
+    assert sorted(await logged(pool)) == sorted(command.event_id for command in commands)
+    assert await violations(database_url) == []
+
+
+class Full(Appender):
+    """An appender whose disk is full as long as `full` is set."""
+
+    full = True
+
+    async def _append(self, batch: Batch) -> str:
+        if self.full:
+            assert self._connection is not None
+            # What Postgres itself sends, in the place where it sends it.
+            await self._connection.execute(
+                "do $$ begin raise exception 'no space left on device' using errcode = 'disk_full'; end $$"
+            )
+        return await super()._append(batch)
+
+
+async def test_a_full_disk_is_unavailable_and_no_commands_fault(
+    pool: asyncpg.Pool[Any], writers: list[Writer], database_url: str
+) -> None:
+    appender = Full(database_url, 0, patience=0.2)
+    await appender.start()
+    commands = await posts(writers, 6)
+    answers = await asyncio.gather(*(appender.submit(each) for each in commands), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [Unavailable] * 6
+    appender.full = False
+    await until(lambda: not appender.away, "the appender has a connection again")
+    again = await asyncio.gather(*(appender.submit(each) for each in commands))
+    await appender.stop()
+    assert [answer.repeated for answer in again] == [False] * 6
+    assert sorted(await logged(pool)) == sorted(command.event_id for command in commands)
+    assert await violations(database_url) == []
+
+
+class Unencodable(Appender):
+    """An appender whose every batch fails as if a value could not be written; `after` batches it is away."""
+
+    def __init__(self, url: str, after: int) -> None:
+        super().__init__(url, 0, patience=0.0)
+        self.batches = 0
+        self._after = after
+
+    async def _append(self, batch: Batch) -> str:
+        self.batches += 1
+        if self.batches > self._after:
+            raise ConnectionResetError
+        raise asyncpg.DataError("a value is out of range")
+
+
+async def test_a_log_that_goes_away_while_a_batch_is_taken_apart_is_waited_for_once(
+    pool: asyncpg.Pool[Any], writers: list[Writer], database_url: str
+) -> None:
+    appender = Unencodable(database_url, 2)
+    await appender.start()
+    commands = await posts(writers, 50)
+    answers = await asyncio.gather(*(appender.submit(each) for each in commands), return_exceptions=True)
+    await appender.stop()
+    # The batch and its first command fail by themselves; the second command finds the log away.
+    assert [type(answer) for answer in answers] == [WriteFailed] + [Unavailable] * 49
+    assert appender.batches == 3
+    assert await logged(pool) == []
+
+
+async def test_who_waits_for_a_connection_gives_up(database_url: str) -> None:
+    async with open_pool(database_url, 1, session={}, patience=0.05) as bounded:
+        keyring = Keyring(bounded, MasterKey(b64encode(os.urandom(32)).decode()))
+        async with bounded.acquire():
+            with pytest.raises(TimeoutError):
+                await keyring.for_author("blog", "ann")
+            with pytest.raises(TimeoutError):
+                await bounded.fetch("select 1")
+        key = await keyring.for_author("blog", "ann")
+        assert (await keyring.for_author("blog", "ann")).key_id == key.key_id

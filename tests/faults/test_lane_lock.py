@@ -137,8 +137,14 @@ async def race(url: str, *, locks: str, pause: str, until_ended: bool) -> Race:
 
         following = asyncio.create_task(reader.follow(ended))
         try:
-            frozen = await racers.start("frozen", pause)
             await racers.start("awake")
+
+            async def awake() -> bool:
+                return min((await log.lanes()).values()) > 0
+
+            # Postgres ends a stopped transaction after 3 s: no time for the other process to start in.
+            await until(awake, "the other process appends")
+            frozen = await racers.start("frozen", pause)
             process = psutil.Process(frozen.pid)
             await until(is_stopped(process), "the first process stopped itself in its batch")
             before = await log.lanes()

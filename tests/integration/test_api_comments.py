@@ -56,7 +56,7 @@ async def test_a_posted_comment_is_answered_as_it_is_read(client: Client) -> Non
         "avatar": "https://a.example/ann.png",
         "badge": None,
     }
-    assert posted["html"] == "<p>as <em>written</em></p>\n"
+    assert posted["html"] == "<p>as <em>written</em></p>"
     assert posted["permalink"] == f"https://a.example/story#comment-{posted['id']}"
     CommentShape.model_validate(posted)
     assert (await client.get(f"{T}/comments/{posted['id']}?min_version=2")).json == posted
@@ -171,6 +171,8 @@ async def test_revisions_are_for_the_author_and_moderators(client: Client) -> No
     rest = await client.get(f"{path}?limit=2&after={first.json['after']}", sub="mod", roles=MOD)
     assert first.json["items"] + rest.json["items"] == answer.json["items"]
     assert rest.json["after"] is None
+    exactly = await client.get(f"{path}?limit=3", sub="ann")
+    assert (exactly.json["items"], exactly.json["after"]) == (answer.json["items"], None)
     assert (await client.get(path)).code == "unauthenticated"
     assert (await client.get(path, sub="bob")).code == "not-author"
     await client.send("DELETE", f"{T}/comments/{comment['id']}", sub="ann")

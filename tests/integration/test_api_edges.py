@@ -83,6 +83,33 @@ async def test_a_request_id_is_answered_or_replaced(client: Client, given: str, 
         assert answer.headers["X-Request-ID"]
 
 
+@pytest.mark.parametrize(
+    ("accept", "taken"),
+    [
+        ("*/*", True),
+        ("application/json", True),
+        ("text/html, application/*;q=0.5", True),
+        ("Application/JSON; q=0.001", True),
+        ("", True),
+        ("text/html", False),
+        ("application/problem+json", False),
+        ("application/json;q=0, */*", False),
+        ("text/html, */*; q=0.0", False),
+    ],
+)
+async def test_who_takes_no_json_is_told_so_before_anything_is_written(
+    client: Client, accept: str, taken: bool
+) -> None:
+    headers = {"Accept": accept}
+    read = await client.get(f"{T}/comments", headers=headers)
+    posted = await client.send("POST", f"{T}/comments", {"body": "one"}, sub="ann", headers=headers)
+    if taken:
+        assert (read.status, posted.status) == (200, 201)
+    else:
+        assert (read.status, read.code, posted.code) == (406, "not-acceptable", "not-acceptable")
+        assert (await client.get(T)).version == 0
+
+
 async def test_every_answer_says_by_what_it_varies(client: Client) -> None:
     for answer in (await client.get(T), await client.get("/nothing"), await client.send("POST", T)):
         assert answer.headers["Vary"] == "Authorization, Accept-Encoding, Origin"
@@ -182,6 +209,17 @@ async def test_an_unready_postgres_is_503(client: Client) -> None:
             assert (await answer.json())["checks"]["postgres"]["status"] == "failed"
     finally:
         await running.cleanup()
+
+
+async def test_slow_reads_that_hold_all_connections_leave_it_ready(client: Client) -> None:
+    pool = client.running.resources.pool
+    held = [await pool.acquire() for _ in range(pool.get_max_size())]
+    try:
+        ready = await client.get("/readyz")
+    finally:
+        for connection in held:
+            await pool.release(connection)
+    assert (ready.status, ready.json["status"]) == (200, "ok")
 
 
 async def test_metrics_count_requests_refusals_and_batches(client: Client) -> None:

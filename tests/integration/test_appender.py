@@ -13,6 +13,7 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
+import orjson
 import pytest
 
 from services.core.addresses import lane_of
@@ -387,6 +388,22 @@ async def test_changed_settings_hold_for_the_next_command_of_the_batch_and_on_ev
     again = await other.submit(change_settings({"report_threshold": 2}))
     assert (again.version, again.events) == (2, ())
     assert await violations(database_url) == []
+
+
+async def test_a_setting_of_a_newer_release_is_passed_over_and_kept(
+    start: Start, writer: Writer, pool: asyncpg.Pool[Any]
+) -> None:
+    await (await start()).submit(change_settings({"report_threshold": 3}))
+    stored = "select settings from streams where key is null"
+    assert await pool.fetchval(stored) == '{"report_threshold": 3}'
+    await pool.execute("update streams set settings = settings || '{\"guests\": true}' where key is null")
+    appender = await start()
+    comment = await writer.post()
+    await appender.submit(comment)
+    await appender.submit(change_settings({"report_threshold": 1}))
+    hiding = await appender.submit(await writer.report(comment.event_id))
+    assert [event.type for event in hiding.events] == ["CommentReported", "CommentHidden"]
+    assert orjson.loads(await pool.fetchval(stored)) == {"report_threshold": 1, "guests": True}
 
 
 # --- a random mix ----------------------------------------------------------------------------------------

@@ -176,6 +176,7 @@ PLANNED = [
     "heads",
     "threads",
     "comment_key",
+    "stream_end",
     "stream_state",
     "comments_state",
     "reports_state",
@@ -338,3 +339,90 @@ async def test_idempotency_partitions_are_made_ahead_and_dropped_after_30_days(
     await connection.execute("select ensure_partitions(timestamptz '2030-02-14')")
     assert "idempotency_20300107" not in await partitions()
     assert "idempotency_20300114" in await partitions()
+
+
+_KEEP = """
+insert into idempotency
+select sha256(key::bytea), 'r', gen_random_uuid(), gen_random_uuid(), 1, 201, $2::text::timestamptz
+from unnest($1::text[]) as key
+"""
+
+
+async def kept(connection: asyncpg.Connection) -> list[tuple[str, int]]:
+    """How many rows each partition holds."""
+    rows = await connection.fetch(
+        "select tableoid::regclass::text, count(*) from idempotency group by 1 order by 1"
+    )
+    return [(name, count) for name, count in rows]
+
+
+async def test_keys_kept_while_their_week_had_no_partition_are_moved_into_it(
+    connection: asyncpg.Connection,
+) -> None:
+    await connection.execute(_KEEP, ["a", "b"], "2030-01-09 12:00Z")
+    await connection.execute(_KEEP, ["c"], "2030-01-14 00:00Z")
+    await connection.execute(_KEEP, ["d"], "2030-03-01 00:00Z")
+    assert await kept(connection) == [("idempotency_later", 4)]
+    for _ in range(2):
+        await connection.execute("select ensure_partitions(timestamptz '2030-01-10')")
+        assert await kept(connection) == [
+            ("idempotency_20300107", 2),
+            ("idempotency_20300114", 1),
+            ("idempotency_later", 1),
+        ]
+    found = await connection.fetchval(
+        "select indexname from pg_indexes where tablename = 'idempotency_20300107'"
+    )
+    assert found == "idempotency_20300107_key_mac_idx"
+
+
+async def test_keys_that_never_got_a_partition_are_forgotten_after_30_days(
+    connection: asyncpg.Connection,
+) -> None:
+    await connection.execute(_KEEP, ["a"], "2029-11-01 00:00Z")
+    await connection.execute(_KEEP, ["b"], "2029-12-20 00:00Z")
+    await connection.execute("select ensure_partitions(timestamptz '2030-01-10')")
+    assert await kept(connection) == [("idempotency_later", 1)]
+
+
+async def test_partitions_are_weeks_of_utc_whatever_the_sessions_time_zone(
+    connection: asyncpg.Connection,
+) -> None:
+    await connection.execute("set timezone = 'Europe/Berlin'")
+    # The clocks change on 31 March.
+    await connection.execute("select ensure_partitions(timestamptz '2030-03-27')")
+    await connection.execute(_KEEP, ["a"], "2030-03-31 23:59:59Z")
+    await connection.execute(_KEEP, ["b"], "2030-04-01 00:00Z")
+    assert await kept(connection) == [("idempotency_20300325", 1), ("idempotency_20300401", 1)]
+
+
+async def test_making_partitions_does_not_keep_writers_waiting_behind_a_long_reader(
+    connection: asyncpg.Connection, database_url: str
+) -> None:
+    reader = await asyncpg.connect(database_url)
+    try:
+        async with reader.transaction():
+            await reader.fetch("select * from idempotency")
+            await connection.execute("select ensure_partitions(now())")  # all are there: nobody is in the way
+            with pytest.raises(asyncpg.LockNotAvailableError):
+                await connection.execute("select ensure_partitions(timestamptz '2030-01-10')")
+        await connection.execute("select ensure_partitions(timestamptz '2030-01-10')")
+    finally:
+        await reader.close()
+
+
+async def test_migrating_goes_on_where_a_partition_cannot_be_made_now(database_url: str) -> None:
+    connection = await asyncpg.connect(database_url)
+    try:
+        last = await connection.fetchval(
+            "select max(inhrelid::regclass::text) from pg_inherits"
+            " where inhparent = 'idempotency'::regclass and inhrelid::regclass::text ~ '[0-9]{8}$'"
+        )
+        await connection.execute(f"drop table {last}")
+        async with connection.transaction():
+            await connection.fetch("select * from idempotency")
+            assert await migrate.migrate(database_url) == []
+        assert await migrate.migrate(database_url) == []
+        assert await connection.fetchval("select to_regclass($1) is not null", last)
+    finally:
+        await connection.close()

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 import pytest
-from redis.asyncio import Redis
+from redis.asyncio import ConnectionPool, Redis
 from redis.exceptions import OutOfMemoryError
 
 from services.core.page import FoldIndex, PageRequest
 from services.core.thread import CommentState
-from services.readmodel import keys
+from services.dev.servers import EmbeddedRedis
+from services.errors import Unavailable
+from services.readmodel import builds, keys
 from services.readmodel.builds import ABANDONED_SECONDS
+from services.readmodel.packing import pack_by_hiredis
 from services.readmodel.views import Changes, Head, One, Outcome, Views, whole
 from tests.threads import STREAM, Said, add, comment_id, index_of, node_of, thread_of
 
@@ -121,6 +124,45 @@ async def test_a_view_that_lost_one_node_is_absent(views: Views, redis: Redis) -
     assert await contents(redis) == {}
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("meta", b"not json"),
+        ("meta", b"[]"),
+        ("meta", b'[null,"k",null,null,null,false,3]'),
+        ("version", b"4.5"),
+        ("build", b"\xff"),
+        ("build", b"a:b"),
+        ("build", None),
+        ("version", None),
+        ("size", None),
+        ("stale", None),
+    ],
+)
+async def test_a_damaged_head_is_no_view_and_another_takes_its_place(
+    views: Views, redis: Redis, field: str, value: bytes | None
+) -> None:
+    index = forum()
+
+    async def damage() -> None:
+        await written(views, index)
+        if value is None:
+            await redis.hdel(keys.head(STREAM), field)
+        else:
+            await redis.hset(keys.head(STREAM), field, value)
+
+    await damage()
+    assert await views.head(STREAM) is None
+    await damage()
+    assert await views.page(STREAM, PageRequest()) is None
+    assert await views.head(STREAM) is None
+    await damage()
+    assert await views.comment(STREAM, comment_id(99)) is None
+    assert await views.head(STREAM) is None
+    await written(views, index)
+    assert await views.page(STREAM, PageRequest()) is not None
+
+
 # --- keeping up -----------------------------------------------------------------------------------------
 
 
@@ -141,7 +183,7 @@ async def test_a_reply_at_depth_d_touches_at_most_d_and_ten_elements(
         for key, members in after.items()
         for member, value in members.items()
     )
-    head_fields = 4
+    head_fields = 5
     assert depth + 3 < changed <= depth + 10
     assert len(changes.nodes) + 2 * len(changes.added) + len(changes.descendants) + head_fields <= depth + 10
 
@@ -152,6 +194,92 @@ async def test_a_reply_at_depth_d_touches_at_most_d_and_ten_elements(
     names = ("hset", "zadd", "hmget", "hincrby")
     sent = {name: calls(calls_after, name) - calls(commands, name) for name in names}
     assert sent == {"hset": 3 + bool(depth), "zadd": 1, "hmget": 1 + bool(depth), "hincrby": 0}
+
+
+PARTS = ["head", "n", "i", "d", "k:0", "k:1", "k:2", "k:5"]
+
+
+def bushy() -> FoldIndex:
+    """Roots 1 and 5, replies on three levels."""
+    return index_of(thread_of([Said(), Said(1), Said(2), Said(1), Said(), Said(5)]))
+
+
+@pytest.mark.parametrize("parent", [0, 1, 2, 4, 5])
+@pytest.mark.parametrize("part", PARTS)
+async def test_a_lost_key_is_never_begun_anew(views: Views, redis: Redis, part: str, parent: int) -> None:
+    index = bushy()
+    head = await written(views, index)
+    prefix = keys.prefix(STREAM)
+    await redis.delete(prefix + (part if part == "head" else f"{head.build}:{part}"))
+    new, changes = reply(index, parent)
+    outcome = await views.apply(STREAM, head, new, changes)
+    after = index_of(index.thread)
+    for parent_id in (None, *map(comment_id, range(1, 7))):
+        request = PageRequest(parent_id=parent_id)
+        answer = await views.page(STREAM, request)
+        assert answer is None or answer[1] == after.page(request)
+    for posted in range(1, 8):
+        one = await views.comment(STREAM, comment_id(posted))
+        assert one is None or (one.picked, one.path) == after.comment(comment_id(posted))
+    if part not in ("k:1", "k:2", "k:5"):
+        assert outcome is Outcome.ABSENT
+    assert await views.head(STREAM) is None
+
+
+@pytest.mark.parametrize("part", ["n", "i", "d", "k:0"])
+async def test_a_batch_on_a_view_that_lost_a_key_is_not_begun(views: Views, redis: Redis, part: str) -> None:
+    head = await written(views, bushy())
+    await redis.delete(f"{keys.prefix(STREAM)}{head.build}:{part}")
+    assert await views.touch(STREAM, head, [comment_id(2)], [1]) is None
+    assert await views.head(STREAM) is None
+
+
+@pytest.mark.parametrize("part", PARTS[1:])
+async def test_a_build_that_lost_a_key_never_becomes_a_view_that_lacks_it(
+    views: Views, redis: Redis, part: str
+) -> None:
+    index = bushy()
+    parts = list(whole(index, size=2))
+    for lost_after in range(1, len(parts) + 1):
+        build = views.build(STREAM)
+        for changes in parts[:lost_after]:
+            await build.write(changes)
+        assert await redis.exists("the writes have arrived") == 0
+        lost = await redis.delete(f"{keys.prefix(STREAM)}{build.token}:{part}")
+        try:
+            for changes in parts[lost_after:]:
+                await build.write(changes)
+            outcome = await build.switch(None, Head.of(index.thread))
+        except Unavailable:
+            outcome = Outcome.ABSENT
+        if outcome is Outcome.APPLIED:
+            answer = await views.page(STREAM, PageRequest())
+            assert answer is None if lost else answer is not None
+        await views.drop(STREAM)
+
+
+async def test_a_build_is_sent_in_calls_of_bounded_weight(
+    views: Views, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = forum(60)
+    most = 3 * len(index.node(60))
+    monkeypatch.setattr(builds, "CALL_BYTES", most)
+    before = await redis.info("commandstats")
+    (changes,) = whole(index)
+    head = await written(views, index)
+    calls = (await redis.info("commandstats"))["cmdstat_evalsha"]["calls"]
+    calls -= before.get("cmdstat_evalsha", {"calls": 0})["calls"]
+    assert len(list(changes.slices(most))) >= 61 // 3
+    assert calls >= len(list(changes.slices(most))) + 1
+    assert all(sum(map(len, part.nodes.values())) <= most for part in changes.slices(most))
+    rows = {row.posted: row async for row in views.dump(STREAM, head.build)}
+    assert rows == {row.posted: row for row in index.placed()}
+
+
+async def test_one_node_heavier_than_a_call_goes_alone() -> None:
+    (changes,) = whole(forum(3))
+    assert [list(part.nodes) for part in changes.slices(1)] == [[1], [2], [3], [4]]
+    assert [len(part.added) for part in changes.slices(1)] == [1, 1, 1, 1]
 
 
 async def test_of_two_writers_from_one_head_the_second_is_told_it_moved(views: Views, redis: Redis) -> None:
@@ -256,6 +384,7 @@ async def test_the_second_of_two_builders_leaves_nothing_behind(views: Views, re
     head = await written(views, index)
     before = await contents(redis)
     assert await late.switch(None, Head.of(index.thread)) is Outcome.MOVED
+    await late.discard()
     token = late.token.encode()
     assert await contents(redis) == {key: value for key, value in before.items() if token not in key}
     assert await views.head(STREAM) == head
@@ -312,22 +441,74 @@ async def test_scripts_are_sent_again_to_a_server_that_forgot_them(views: Views,
     assert await views.page(STREAM, PageRequest()) is not None
 
 
-async def test_a_full_redis_refuses_writes_at_once_and_still_reads_and_drops(
-    views: Views, redis: Redis
-) -> None:
-    index = forum()
+# --- a full server --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def small_redis(start_redis: Callable[..., EmbeddedRedis]) -> AsyncIterator[Redis]:
+    """A server of the test's own, with room for a few views."""
+    async with Redis.from_url(start_redis(settings={"maxmemory": "64mb"}).url()) as client:
+        yield client
+
+
+async def fill(redis: Redis) -> None:
+    """Leave the server no room at all."""
+    await redis.config_set("maxmemory", "1mb")
+    if (await redis.info("memory"))["used_memory"] < 1 << 20:
+        await redis.set("filling", b"x" * (1 << 20))
+    with pytest.raises(OutOfMemoryError):
+        await redis.set("no", "room")
+
+
+async def test_a_view_that_a_full_server_cannot_bring_up_is_dropped(small_redis: Redis) -> None:
+    views, index = Views(small_redis), forum()
     head = await written(views, index)
-    before = await contents(redis)
+    await fill(small_redis)
+    await small_redis.script_flush()  # nor does it know the scripts
+    assert await views.page(STREAM, PageRequest()) is not None
+    assert await views.park(STREAM, head.version)
     new, changes = reply(index, 1)
-    await redis.config_set("maxmemory", "1")
-    try:
-        with pytest.raises(OutOfMemoryError):
-            await views.apply(STREAM, head, new, changes)
-        assert await views.page(STREAM, PageRequest()) is not None
-        assert await contents(redis) == before
-        await views.drop(STREAM)
-    finally:
-        await redis.config_set("maxmemory", "0")
+    assert await views.apply(STREAM, head, new, changes) is Outcome.ABSENT
+    assert await views.page(STREAM, PageRequest()) is None
+    assert await contents(small_redis) == {}
+
+
+@pytest.mark.parametrize("begun", [0, 2, 5])
+async def test_a_build_that_a_full_server_has_no_room_for_leaves_nothing_behind(
+    small_redis: Redis, begun: int
+) -> None:
+    views, index = Views(small_redis), forum(2_000)
+    parts = list(whole(index))
+    build = views.build(STREAM)
+    for changes in parts[:begun]:
+        await build.write(changes)
+    await fill(small_redis)
+
+    async def go_on() -> None:
+        for changes in parts[begun:]:
+            await build.write(changes)
+        await build.switch(None, Head.of(index.thread))
+
+    with pytest.raises(Unavailable, match="full"):
+        await go_on()
+    assert await contents(small_redis) == {}
+    assert await small_redis.zcard(keys.BUILDS) == 0
+
+
+async def test_a_build_that_finds_the_server_full_at_the_switch_leaves_the_view_as_it_is(
+    small_redis: Redis,
+) -> None:
+    views, index = Views(small_redis), forum()
+    head = await written(views, index)
+    before = await contents(small_redis)
+    build = views.build(STREAM)
+    for changes in whole(index):
+        await build.write(changes)
+    await small_redis.exists("the writes have arrived")
+    await fill(small_redis)
+    with pytest.raises(Unavailable, match="full"):
+        await build.switch(head, Head.of(index.thread))
+    assert await contents(small_redis) == before
 
 
 async def test_a_hidden_comment_keeps_its_place(views: Views) -> None:
@@ -337,3 +518,25 @@ async def test_a_hidden_comment_keeps_its_place(views: Views) -> None:
     assert answer is not None
     assert answer[1] == index.page(PageRequest())
     assert answer[1].picked[0].descendants == 2
+
+
+# --- what is sent ---------------------------------------------------------------------------------------
+
+
+def test_hiredis_packs_as_the_connection_itself_would() -> None:
+    pool = ConnectionPool()
+    plain = pool.connection_class()
+    pack_by_hiredis(pool)
+    pack_by_hiredis(pool)
+    packing = pool.connection_class()
+    assert isinstance(packing, type(plain))
+    commands: list[tuple[str | bytes | int | float, ...]] = [
+        ("GET", "k"),
+        ("SCRIPT LOAD", "return 1"),
+        (b"SET", b"\xff\0", -7, 1.5, "ü", ""),
+        ("SET", "long", b"x" * 100_000),
+    ]
+    for command in commands:
+        assert b"".join(packing.pack_command(*command)) == b"".join(plain.pack_command(*command))
+    with pytest.raises(TypeError):
+        packing.pack_command("SET", "k", None)  # type: ignore[arg-type]

@@ -14,7 +14,16 @@ from aiohttp import web
 from services.api import problems
 from services.api.problems import CODE_OF, CODES, NOT_OPEN, Code, Problem, problem_of
 from services.core.thread import CommentState
-from services.errors import CommentNotOpen, Overloaded, Refusal, StreamBroken, Unavailable
+from services.errors import (
+    CommentNotOpen,
+    Overloaded,
+    PoisonEvent,
+    Refusal,
+    StreamBroken,
+    ThreadParked,
+    Unavailable,
+    UnknownEventType,
+)
 
 COMMENT = UUID(int=7)
 
@@ -55,6 +64,19 @@ def test_being_busy_or_away_says_when_to_come_back() -> None:
         problem = problem_of(error)
         assert problem is not None
         assert (problem.code, problem.status, problem.headers["Retry-After"]) == (code, 503, "3")
+
+
+def test_a_thread_that_cannot_be_folded_is_being_repaired() -> None:
+    for error in (
+        ThreadParked(COMMENT, 3),
+        PoisonEvent(COMMENT, 3, COMMENT, "no"),
+        UnknownEventType(COMMENT, 3, COMMENT, "CommentPraised"),
+    ):
+        problem = problem_of(error)
+        assert problem is not None
+        assert (problem.code, problem.status, problem.headers["Retry-After"]) == ("unavailable", 503, "30")
+        assert str(problem) == "the view is being repaired"
+        assert type(error) in CODE_OF
 
 
 def test_what_nobody_foresaw_has_no_problem() -> None:

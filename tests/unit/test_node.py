@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 
 import orjson
 import pytest
 
 from services.core.node import NO_AUTHOR, author_fragment, author_prefix, decode, encode, text_fragment
-from services.core.thread import CommentState
+from services.core.thread import CommentState, timestamp
 from tests.threads import START, Said, add, thread_of
 
 BODY = 'a "quoted" \\ line\nand *another* – ünïcode 🙂'
@@ -27,6 +27,29 @@ def test_a_stored_comment_reads_back_as_it_was() -> None:
 def test_any_parent_version_survives_in_its_four_bytes(parent: int) -> None:
     comment = add(thread_of([]), Said(parent=parent), 7)
     assert decode(encode(comment, NO_AUTHOR, b"")).parent == parent
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        START,
+        START.replace(microsecond=0),
+        START.replace(microsecond=1_000),
+        START.replace(year=987),
+        START.astimezone(timezone(timedelta(0), "Z")),
+    ],
+)
+def test_times_have_their_microseconds_and_a_z(when: datetime) -> None:
+    comment = add(thread_of([]), Said(), 1)
+    comment.created_at = comment.edited_at = when
+    comment.edited_by = "moderator"
+    times = orjson.loads(b"{%b}" % decode(encode(comment, NO_AUTHOR, b"")).times)
+    assert times == {
+        "created_at": timestamp(when),
+        "edited_at": timestamp(when),
+        "edited_by": "moderator",
+        "revision": 1,
+    }
 
 
 def test_a_comment_without_author_is_stored_with_null() -> None:

@@ -78,7 +78,7 @@ def test_every_member_says_what_the_fold_holds() -> None:
         "path": [str(comment_id(1)), str(comment_id(2))],
         "author": {"id": "u-1", "name": "Ann", "avatar": None, "badge": None},
         "body": "as *written*",
-        "html": "<p>as <em>written</em></p>\n",
+        "html": "<p>as <em>written</em></p>",
         "state": "visible",
         "created_at": "2026-11-23T05:00:00.123456Z",
         "edited_at": None,

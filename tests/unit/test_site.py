@@ -70,20 +70,30 @@ def test_the_edit_window_is_a_time_none_or_without_end(seconds: int | None, wind
         ("report_threshold", None),
         ("report_reasons", []),
         ("report_reasons", ["Spam"]),
-        ("report_reasons", ["spam"] * 51),
+        ("report_reasons", ["spam", "abuse", "spam"]),
+        ("report_reasons", [f"reason-{n}" for n in range(51)]),
+        ("report_reasons", ["spam\n"]),
         ("report_reasons", "spam"),
         ("open_threads", "yes"),
         ("open_threads", 1),
         ("comment_url", "https://blog.example/"),
-        ("comment_url", "{id}" + "x" * 2048),
+        ("comment_url", "{url}{id}" + "x" * 2048),
+        ("comment_url", "{id}"),
+        ("comment_url", "javascript:alert({id})"),
+        ("comment_url", "{url}#\0{id}"),
+        ("comment_url", "{url}#{id}\ud800"),
         ("origins", ["blog.example"]),
         ("origins", ["https://blog.example/"]),
         ("origins", ["https://blog.example/path"]),
         ("origins", ["ftp://blog.example"]),
         ("origins", ["https://"]),
         ("origins", ["*"]),
+        ("origins", ["http://a\0b"]),
         ("origins", ["https://a.example"] * 101),
         ("token_issuer", ""),
+        ("token_issuer", "a\0b"),
+        ("token_issuer", "a\udc00b"),
+        ("token_audience", "a\x85b"),
         ("token_audience", "x" * 256),
         ("slow_mode_seconds", 0),
     ],
@@ -101,6 +111,24 @@ def test_a_change_leaves_all_else_and_the_settings_before_it() -> None:
         report_threshold=3, origins=["https://blog.example"], edit_window_seconds=None
     )
     assert before == SiteSettings(report_threshold=3)
+
+
+@pytest.mark.parametrize("address", ["{url}#{id}", "https://blog.example/c/{id}", "http://blog.example/{id}"])
+def test_a_comments_address_begins_with_its_threads_or_is_a_web_address(address: str) -> None:
+    assert DEFAULTS.changed({"comment_url": address}).comment_url == address
+
+
+def test_only_what_a_change_has_named_is_stored() -> None:
+    settings = DEFAULTS.changed({"report_threshold": 3}).changed({"edit_window_seconds": None})
+    assert settings.given() == {"report_threshold": 3, "edit_window_seconds": None}
+    assert DEFAULTS.given() == {}
+
+
+def test_stored_settings_come_back_without_what_a_newer_release_has_added() -> None:
+    stored = SiteSettings.stored('{"guests": true, "report_threshold": 3, "edit_window_seconds": null}')
+    assert stored == SiteSettings(report_threshold=3, edit_window_seconds=None)
+    assert stored.given() == {"report_threshold": 3, "edit_window_seconds": None}
+    assert SiteSettings.stored(None) == DEFAULTS
 
 
 @pytest.mark.parametrize(
@@ -139,16 +167,25 @@ def test_the_fold_keeps_what_each_change_names() -> None:
 @pytest.mark.parametrize(
     ("event", "error"),
     [
-        (changed({"changes": {"shouting": True}}), PoisonEvent),
-        (changed({"changes": {"report_threshold": 0}}), PoisonEvent),
+        (changed({"changes": {"shouting": True, "report_threshold": 3}}), UnknownEventType),
         (changed({}), PoisonEvent),
+        (changed({"changes": []}), PoisonEvent),
         (changed([]), PoisonEvent),
         (changed({"changes": {}}, version=2), PoisonEvent),
         (changed({"text_mac": ""}, type="CommentPosted"), PoisonEvent),
         (changed({}, type="SiteSung"), UnknownEventType),
         (changed({"changes": {}}, schema_version=2), UnknownEventType),
     ],
-    ids=["unknown setting", "bad value", "no changes", "no object", "gap", "a thread's", "type", "version"],
+    ids=[
+        "unknown setting",
+        "no changes",
+        "a list",
+        "no object",
+        "gap",
+        "a thread's",
+        "type",
+        "version",
+    ],
 )
 def test_what_cannot_be_applied_is_poison_and_changes_nothing(
     event: Recorded, error: type[PoisonEvent]
@@ -158,3 +195,10 @@ def test_what_cannot_be_applied_is_poison_and_changes_nothing(
         evolve_site(site, event)
     assert type(raised.value) is error
     assert (site.version, site.last_hash, site.settings) == (0, GENESIS, DEFAULTS)
+
+
+def test_a_setting_that_was_allowed_once_stays_though_the_rules_are_stricter_now() -> None:
+    site = SiteState(site_stream_id("blog"))
+    evolve_site(site, changed({"changes": {"comment_url": "javascript:{id}"}}))
+    assert site.settings.comment_url == "javascript:{id}"
+    assert SiteSettings.stored('{"comment_url": "javascript:{id}"}') == site.settings

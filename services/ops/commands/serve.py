@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import sys
-from typing import Final
+from typing import BinaryIO, Final, cast
 
 import typer
 
@@ -12,6 +14,8 @@ from services.ops.exits import Exit
 from services.settings import Settings
 
 _UNQUIET: Final = ("asyncio", "dramatiq")
+_GATHER_S: Final = 0.05
+"""Seconds for which a line may wait for others."""
 
 
 def api() -> None:
@@ -38,28 +42,72 @@ def worker() -> None:
         raise typer.Exit(Exit.FAILED)
 
 
+class _StandardError:
+    """Standard error for lines of bytes, written together where many come at once.
+
+    At most the stream's buffer (8 KiB) of them waits, for at most `_GATHER_S`. As with the standard library's
+    handlers, a line that cannot be written, where a disk is full or a pipe closed, disturbs nobody.
+    """
+
+    def __init__(self) -> None:
+        self._awaited = False
+
+    def write(self, line: bytes) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            return sys.stderr.buffer.write(line)
+        return 0
+
+    def flush(self) -> None:
+        """Have what was written go out soon; at once where no event loop runs."""
+        if self._awaited:
+            return
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self._flush()
+        else:
+            self._awaited = True
+            loop.call_later(_GATHER_S, self._flush)
+
+    def _flush(self) -> None:
+        self._awaited = False
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.buffer.flush()
+
+
 def configure_logging(level: str) -> None:
-    """One line an event on standard error: JSON, or made for reading on a terminal."""
+    """One line an event on standard error: JSON, or made for reading on a terminal.
+
+    What this code logs through structlog, a line for each request among it, is written by structlog itself;
+    the detour by the standard library's logging, which the libraries use, costs three times as much.
+    """
+    import orjson
     import structlog
 
     shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
-    renderer: structlog.typing.Processor
+    foreign: structlog.typing.Processor
+    own: structlog.typing.Processor
     if sys.stderr.isatty():
-        renderer = structlog.dev.ConsoleRenderer()
+        foreign = console = structlog.dev.ConsoleRenderer()
+
+        def readable(logger: object, name: str, event: structlog.typing.EventDict) -> bytes:
+            return console(logger, name, event).encode(errors="backslashreplace")
+
+        own = readable
     else:
         shared.append(structlog.processors.format_exc_info)
-        renderer = structlog.processors.JSONRenderer()
+        own = structlog.processors.JSONRenderer(serializer=orjson.dumps)
+        foreign = structlog.processors.JSONRenderer()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, foreign],
         )
     )
     root = logging.getLogger()
@@ -68,12 +116,8 @@ def configure_logging(level: str) -> None:
     for name in _UNQUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
     structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
+        processors=[*shared, own],
+        logger_factory=structlog.BytesLoggerFactory(cast(BinaryIO, _StandardError())),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=True,
     )

@@ -1,5 +1,5 @@
-#!lua
--- Marks a view stale, or fresh, where it stands at a version.
+#!lua flags=allow-oom
+-- Marks a view stale, or fresh, where it stands at a version: a byte, which a full server can spare.
 -- KEYS: 1 head
 -- ARGV: 1 the version; 2 stale: '1' or ''
 -- Gives 1 where it did.

@@ -9,19 +9,16 @@
 local newest, limit, replies, depth = ARGV[1] == 'newest', tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local most, most_above = tonumber(ARGV[7]), tonumber(ARGV[8])
 
-local head = redis.call('HMGET', KEYS[1], 'version', 'hash', 'build', 'meta', 'stale')
+local head = redis.call('HMGET', KEYS[1], 'version', 'hash', 'build', 'meta', 'stale', 'size')
 if not head[3] then return {'absent'} end
 local broken = {'broken', head[3]}
 local build = KEYS[2] .. head[3] .. ':'
 local nodes, ids, below, kids = build .. 'n', build .. 'i', build .. 'd', build .. 'k:'
 
--- Redis drops whole keys or none: see that none of this view's is gone.
-local count = redis.call('HLEN', ids)
-local roots = redis.call('ZCARD', kids .. '0')
-if redis.call('HLEN', nodes) < count or count < roots or (count > 0 and roots == 0)
-  or (count > roots and redis.call('EXISTS', below) == 0) then
-  return broken
-end
+-- See that none of this view's keys is gone; those of replies are looked at where they are needed.
+local size = table.concat({redis.call('HLEN', nodes), redis.call('HLEN', ids), redis.call('HLEN', below),
+  redis.call('ZCARD', kids .. '0')}, ' ')
+if head[6] ~= size then return broken end
 
 local parent, path = 0, {}
 if ARGV[5] ~= '' then
