@@ -57,7 +57,8 @@ async def resources(settings: Settings) -> AsyncIterator[Resources]:
     """Connect to Postgres and Redis.
 
     Raises OSError or asyncpg's errors where Postgres is away, SchemaMismatch where its schema is older than
-    this release. Redis may be away: it is disposable.
+    this release, ConfigurationError where the master key is not this database's. Redis may be away: it is
+    disposable.
     """
     master = MasterKey(settings.master_key.get_secret_value())
     async with open_pool(settings.database_url, settings.pool_size, session=READER_SESSION) as pool:
@@ -69,6 +70,8 @@ async def resources(settings: Settings) -> AsyncIterator[Resources]:
             keyring = Keyring(pool, master)
             views = Views(redis)
             projector = Projector(log, keyring, views)
+            sites = Sites(pool, master)
+            await sites.check_master()
             yield Resources(
                 settings=settings,
                 lanes=lanes,
@@ -76,7 +79,7 @@ async def resources(settings: Settings) -> AsyncIterator[Resources]:
                 redis=redis,
                 master=master,
                 keyring=keyring,
-                sites=Sites(pool, master),
+                sites=sites,
                 log=log,
                 views=views,
                 projector=projector,

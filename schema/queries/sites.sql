@@ -14,3 +14,6 @@ select secret_id, algorithm, wrapped from site_secrets where site = $1 order by 
 -- name: sites
 select s.site, s.stream_id, s.created_at, coalesce(t.version, 0) as version
 from sites s left join streams t on t.stream_id = s.stream_id order by s.site;
+
+-- name: any_site_secret
+select secret_id, wrapped from site_secrets order by created_at limit 1;

@@ -42,7 +42,7 @@ async def post(request: web.Request) -> web.Response:
     body = body_text(asked.body)
     parent_id = None if asked.parent_id is None else parse_comment_id(asked.parent_id)
     if asked.parent_id is not None and parent_id is None:
-        raise ParentNotFound(asked.parent_id[:36])
+        raise ParentNotFound("by that name")
     describe = None if asked.thread is None else _description(asked.thread)
     key = idempotency(request, thread.stream_id, caller.id, raw)
     new_id = event_id()

@@ -218,11 +218,13 @@ class Problem(ThreadlogError):
             "type": f"urn:threadlog:problem:{self.code}",
             "title": CODES[self.code][1],
             "status": self.status,
-            "detail": str(self),
+            "detail": _printable(str(self), 2000),
             "request_id": request_id,
         }
         if self.errors:
-            body["errors"] = [{"field": one.field, "message": one.message} for one in self.errors]
+            body["errors"] = [
+                {"field": one.field, "message": _printable(one.message, 2000)} for one in self.errors
+            ]
         response = web.Response(
             status=self.status,
             body=orjson.dumps(body),
@@ -255,9 +257,9 @@ def wrong_fields(error: ValidationError, code: Code = "invalid") -> Problem:
     return Problem(code, detail, errors=found)
 
 
-def _printable(name: str) -> str:
-    """A field's name as the client sent it, which may be anything."""
-    return name[:100].encode("utf-8", "replace").decode()
+def _printable(text: str, limit: int = 100) -> str:
+    """Text that may hold what the client sent, which may be anything."""
+    return text[:limit].encode("utf-8", "replace").decode()
 
 
 def _of_aiohttp(error: web.HTTPException) -> Problem | None:

@@ -90,7 +90,6 @@ def recorded(event: Recorded) -> dict[str, object]:
     """An event as recorded (contract, section 12)."""
     return {
         "position": event.position,
-        "lane": event.lane,
         "stream": str(event.stream_id),
         "version": event.version,
         "event_id": str(event.event_id),

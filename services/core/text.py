@@ -102,6 +102,8 @@ def check_url(raw: str) -> str:
         raise TextRefused("the url is malformed") from None
     if parts.scheme not in ("http", "https"):
         raise TextRefused("the url must begin with http:// or https://")
+    if parts.username is not None or parts.password is not None:
+        raise TextRefused("the url names a user")
     if not host:
         raise TextRefused("the url names no host")
     return url

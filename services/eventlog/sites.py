@@ -15,7 +15,7 @@ import asyncpg
 from services.core.addresses import check_site, site_stream_id
 from services.core.site import SiteSettings
 from services.errors import ConfigurationError
-from services.eventlog.keys import MasterKey
+from services.eventlog.keys import MasterKey, SealBroken
 from services.eventlog.queries import QUERIES
 
 MINIMUM_SECRET: Final = 32
@@ -54,7 +54,11 @@ class Sites:
         self._kept: OrderedDict[str, tuple[float, Site | None]] = OrderedDict()
 
     async def get(self, name: str) -> Site | None:
-        """The site, or None where there is none."""
+        """The site, or None where there is none: also for what can be no site's name."""
+        try:
+            check_site(name)
+        except ValueError:
+            return None
         kept = self._kept.get(name)
         if kept is not None and time.monotonic() - kept[0] < self._max_age:
             return kept[1]
@@ -103,6 +107,15 @@ class Sites:
             await connection.execute(QUERIES["insert_site_secret"], name, secret_id, "HS256", wrapped)
         self.forget(name)
         return True
+
+    async def check_master(self) -> None:
+        """Open one stored secret, if there is one. Raises ConfigurationError for a wrong master key."""
+        row = await self._pool.fetchrow(QUERIES["any_site_secret"])
+        if row is not None:
+            try:
+                self._master.unwrap(row["secret_id"].bytes, row["wrapped"])
+            except SealBroken as error:
+                raise ConfigurationError("THREADLOG_MASTER_KEY: is not this database's") from error
 
     async def all(self) -> list[tuple[str, int, datetime]]:
         """Every site's name, settings version and time of creation."""

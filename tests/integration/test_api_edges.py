@@ -293,3 +293,14 @@ async def test_the_page_of_the_description_loads_nothing_from_elsewhere(client: 
     assert "default-src 'none'" in page.headers["Content-Security-Policy"]
     assert b"//" not in page.raw.replace(b"</", b"")
     assert b'fetch("openapi.json")' in page.raw
+
+
+async def test_half_a_surrogate_pair_in_an_id_names_no_comment(client: Client) -> None:
+    answer = await client.send("POST", f"{T}/comments", data=b'{"body":"a","parent_id":"\\ud800"}', sub="ann")
+    assert (answer.status, answer.code) == (404, "parent-not-found")
+
+
+async def test_a_preflight_for_what_can_be_no_site_is_answered(client: Client) -> None:
+    headers = {"Origin": "https://blog.example", "Access-Control-Request-Method": "POST"}
+    answer = await client.send("OPTIONS", "/v1/sites/%00/settings", headers=headers)
+    assert answer.status == 204

@@ -318,7 +318,7 @@ def test_the_doctor_finds_the_wrong_master_key(
     found = {one["check"]: one for one in json.loads(invoke("doctor", "--json", code=Exit.FOUND).stdout)}
     assert not found["keys"]["ok"]
     assert "THREADLOG_MASTER_KEY" in found["keys"]["next"]
-    assert "THREADLOG_MASTER_KEY" in invoke("token", "blog", "ann", code=Exit.FAILED).stderr
+    assert "THREADLOG_MASTER_KEY" in invoke("token", "blog", "ann", code=Exit.USAGE).stderr
 
 
 def test_the_doctor_finds_missing_partitions(invoke: Invoke, thread: str, database_url: str) -> None:

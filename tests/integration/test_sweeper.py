@@ -145,12 +145,11 @@ async def test_a_view_that_waits_for_a_newer_release_is_tried_less_and_less_ofte
     swept = Swept(world, connection)
     tries = []
     for _ in range(130):
-        tries += [swept.now for _, stream in await swept.rounds() if stream == stream_of("t")]
+        tries += [swept.now for projection, _ in await swept.rounds() if projection is Projection.VIEW]
         await world.following.project([stream_of("t")])
-        await Notifier(world.log.pool).notify(stream_of("t"))
     assert (await world.head("t")).stale
     assert [after - before for before, after in pairwise(tries)] == [1, 1, 2, 4, 8, 16, 32, 60]
-    assert await stored(world) == version - 1
+    assert await stored(world) < version
 
 
 async def test_a_dead_letter_whose_view_is_not_marked_holds_nobody_back(

@@ -166,7 +166,7 @@ def test_no_link_lies_in_a_link() -> None:
         "a\n=\n",
         "***\n",
         "    a\n",
-        ">",
+        ">\n",
         "<!--",
         "<?",
         "<![CDATA[",
