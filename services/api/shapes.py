@@ -109,7 +109,6 @@ class EventShape(Shape):
     """An event as recorded."""
 
     position: int
-    lane: int
     stream: str
     version: int
     event_id: str

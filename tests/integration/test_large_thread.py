@@ -175,7 +175,7 @@ async def test_a_large_thread_is_appended_to_and_read_by_the_page(
             assert head.version == comments + 1
             change = await touched(parts)
             assert 0 < change.written <= DEPTH + 10
-            assert change.asked <= 2 * DEPTH + 20
+            assert change.asked <= 2 * DEPTH + 30
             assert change.ranges == []
 
             # Pages, first and last, from either end, and one comment.
