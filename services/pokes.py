@@ -16,6 +16,7 @@ from uuid import UUID
 import dramatiq
 import redis
 from dramatiq.brokers.redis import RedisBroker
+from dramatiq.errors import ConnectionClosed
 from dramatiq.middleware import AgeLimit, Middleware
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -38,6 +39,19 @@ _DEAD_TTL_MS: Final = 60_000
 _REFUSED_S: Final = 0.5
 
 
+class _Broker(RedisBroker):
+    def do_requeue(self, queue: str, *message_ids: str) -> None:
+        """Put messages back that were taken and not begun. Raises Dramatiq's ConnectionClosed.
+
+        Redis' own errors would escape from the end of a worker, which then leaves its threads behind. As
+        hints, the messages may be lost.
+        """
+        try:
+            self._dispatch("requeue")(queue, *message_ids)  # type: ignore[no-untyped-call]
+        except (redis.RedisError, OSError) as error:
+            raise ConnectionClosed(error) from error
+
+
 def make_broker(url: str, *middleware: Middleware) -> RedisBroker:
     """The broker at `url`, connected when it is first used.
 
@@ -50,7 +64,7 @@ def make_broker(url: str, *middleware: Middleware) -> RedisBroker:
     client = redis.Redis.from_url(
         url, socket_connect_timeout=2.0, socket_timeout=5.0, retry=Retry(NoBackoff(), 1)
     )
-    return RedisBroker(  # type: ignore[no-untyped-call]
+    return _Broker(  # type: ignore[no-untyped-call]
         client=client,
         namespace=_NAMESPACE,
         dead_message_ttl=_DEAD_TTL_MS,

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import asyncpg
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 
+from services.errors import SchemaMismatch
 from services.eventlog.checkpoints import DeadLetters
 from services.eventlog.keys import Keyring, MasterKey
 from services.eventlog.log import EventLog
@@ -24,6 +27,8 @@ from services.projection.replay import Replayer
 from services.projection.verify import Verifier
 from services.readmodel.views import Views
 from services.settings import Settings
+
+_MINIMUM_REDIS: Final = 7
 
 READER_SESSION = {
     "application_name": "threadlog",
@@ -68,6 +73,7 @@ async def resources(settings: Settings) -> AsyncIterator[Resources]:
         try:
             log = EventLog(pool)
             keyring = Keyring(pool, master)
+            await check_redis(redis)
             views = Views(redis)
             projector = Projector(log, keyring, views)
             sites = Sites(pool, master)
@@ -89,6 +95,15 @@ async def resources(settings: Settings) -> AsyncIterator[Resources]:
             )
         finally:
             await redis.aclose()
+
+
+async def check_redis(redis: Redis) -> None:
+    """Refuse a Redis before version 7 with SchemaMismatch. One that is away keeps nobody from starting."""
+    with contextlib.suppress(RedisError):
+        told = await redis.info("server")
+        major = int(str(told.get("redis_version", "7")).partition(".")[0])
+        if "valkey_version" not in told and major < _MINIMUM_REDIS:
+            raise SchemaMismatch(f"Redis {_MINIMUM_REDIS} or later is needed; this is {major}")
 
 
 def connect_redis(url: str) -> Redis:

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import asyncpg
 
-from schema.events.envelope import canonical, chain
+from schema.events.envelope import Recorded, canonical, chain_of
 from services.core.addresses import lane_of, new_event_id, thread_stream_id
 from services.core.commands import Actor, DeleteComment, Import, PostComment
 from services.eventlog.appenders import Appenders
@@ -86,8 +86,10 @@ class Writer:
             )
             assert row is not None
             version, recorded_at, payload = row["version"] + 1, row["recorded_at"], canonical(data)
-            hash_ = chain(
-                row["hash"],
+            position = await connection.fetchval(
+                "update lanes set head = head + 1 where lane = $1 returning head", lane
+            )
+            event = Recorded(
                 stream_id=stream_id,
                 version=version,
                 event_id=event_id,
@@ -100,10 +102,11 @@ class Writer:
                 data=payload,
                 sealed=None,
                 key_id=None,
+                hash=b"",
+                lane=lane,
+                position=position,
             )
-            position = await connection.fetchval(
-                "update lanes set head = head + 1 where lane = $1 returning head", lane
-            )
+            hash_ = chain_of(row["hash"], event)
             await connection.execute(
                 "insert into events (position, lane, stream_id, version, event_id, type, schema_version, "
                 "recorded_at, data, hash) values ($1, $2, $3, $4, $5, $6, 1, $7, $8, $9)",

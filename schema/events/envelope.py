@@ -55,40 +55,31 @@ def canonical(value: object) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
-def chain(
-    previous: bytes,
-    *,
-    stream_id: UUID,
-    version: int,
-    event_id: UUID,
-    type: str,
-    schema_version: int,
-    actor_id: str | None,
-    correlation_id: str | None,
-    causation_id: UUID | None,
-    recorded_at: datetime,
-    data: bytes,
-    sealed: bytes | None,
-    key_id: UUID | None,
-) -> bytes:
-    """SHA-256 over the previous event's hash and every field but lane and position.
+def chain_of(previous: bytes, event: Recorded) -> bytes:
+    """The hash that `event` must carry when `previous` is its predecessor's.
 
-    Fixed fields first, then each variable one behind its length (0xFFFFFFFF where it is absent), so that no
-    two envelopes share a layout. Lane and position are left out: an exported log verifies where it is
-    imported.
+    SHA-256 over `previous` and every field but lane, position and the hash itself: fixed fields first, then
+    each variable one behind its length (0xFFFFFFFF where it is absent), so that no two envelopes share a
+    layout. Lane and position are left out: an exported log verifies where it is imported.
     """
     parts = [
         previous,
-        _FIXED.pack(version, stream_id.bytes, event_id.bytes, schema_version, micros(recorded_at)),
+        _FIXED.pack(
+            event.version,
+            event.stream_id.bytes,
+            event.event_id.bytes,
+            event.schema_version,
+            micros(event.recorded_at),
+        ),
     ]
     for field in (
-        type.encode(),
-        None if actor_id is None else actor_id.encode(),
-        None if correlation_id is None else correlation_id.encode(),
-        None if causation_id is None else causation_id.bytes,
-        data,
-        sealed,
-        None if key_id is None else key_id.bytes,
+        event.type.encode(),
+        None if event.actor_id is None else event.actor_id.encode(),
+        None if event.correlation_id is None else event.correlation_id.encode(),
+        None if event.causation_id is None else event.causation_id.bytes,
+        event.data,
+        event.sealed,
+        None if event.key_id is None else event.key_id.bytes,
     ):
         if field is None:
             parts.append(_LENGTH.pack(_ABSENT))
@@ -96,22 +87,3 @@ def chain(
             parts.append(_LENGTH.pack(len(field)))
             parts.append(field)
     return hashlib.sha256(b"".join(parts)).digest()
-
-
-def chain_of(previous: bytes, event: Recorded) -> bytes:
-    """The hash that `event` must carry when `previous` is its predecessor's."""
-    return chain(
-        previous,
-        stream_id=event.stream_id,
-        version=event.version,
-        event_id=event.event_id,
-        type=event.type,
-        schema_version=event.schema_version,
-        actor_id=event.actor_id,
-        correlation_id=event.correlation_id,
-        causation_id=event.causation_id,
-        recorded_at=event.recorded_at,
-        data=event.data,
-        sealed=event.sealed,
-        key_id=event.key_id,
-    )

@@ -7,14 +7,14 @@ each adds so that the next one sees it, and gives the columns of the append stat
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import orjson
 
-from schema.events.envelope import Recorded, canonical, chain
+from schema.events.envelope import Recorded, canonical, chain_of
 from schema.events.registry import CONTRACTS
 from services.core.addresses import site_stream_id
 from services.core.commands import ChangeSettings, Command, PostComment, Rules, ThreadCommand
@@ -23,7 +23,7 @@ from services.core.site import DEFAULTS, SiteSettings, SiteState, evolve_site
 from services.core.thread import Comment, CommentState, ThreadState, evolve
 from services.errors import IdempotencyKeyReused, KeyDestroyed, Refusal
 from services.eventlog.needs import text_of
-from services.eventlog.state import comment_row
+from services.eventlog.state import comment_row, site_row, stream_row
 
 _LOADED_STREAM = 12
 Row = Sequence[Any]
@@ -220,39 +220,24 @@ class Batch:
         self, command: Command, new: NewEvent, version: int, previous: bytes, now: datetime
     ) -> Recorded:
         """Give a decided event its place: version, hash, position."""
-        schema_version = CONTRACTS[new.type].schema_version
-        data = canonical(new.data)
         event = Recorded(
             stream_id=command.stream_id,
             version=version,
             event_id=new.event_id,
             type=new.type,
-            schema_version=schema_version,
+            schema_version=CONTRACTS[new.type].schema_version,
             actor_id=new.actor_id,
             correlation_id=command.correlation_id,
             causation_id=new.causation_id,
             recorded_at=now,
-            data=data,
+            data=canonical(new.data),
             sealed=new.sealed,
             key_id=new.key_id,
-            hash=chain(
-                previous,
-                stream_id=command.stream_id,
-                version=version,
-                event_id=new.event_id,
-                type=new.type,
-                schema_version=schema_version,
-                actor_id=new.actor_id,
-                correlation_id=command.correlation_id,
-                causation_id=new.causation_id,
-                recorded_at=now,
-                data=data,
-                sealed=new.sealed,
-                key_id=new.key_id,
-            ),
+            hash=b"",
             lane=self.lane,
             position=self.head + len(self.events) + 1,
         )
+        event = replace(event, hash=chain_of(previous, event))
         self.events.append(event)
         return event
 
@@ -315,39 +300,11 @@ class Batch:
 
     def _stream_rows(self) -> Iterable[Row]:
         for stream_id in sorted(self._moved):
-            if (t := self._threads.get(stream_id)) is not None:
-                yield (
-                    stream_id,
-                    t.site,
-                    t.key,
-                    t.version,
-                    t.last_hash,
-                    t.recorded_at,
-                    t.closed,
-                    t.visible,
-                    t.described_by,
-                    t.title,
-                    t.url,
-                    None,
-                )
+            if (thread := self._threads.get(stream_id)) is not None:
+                yield (stream_id, *stream_row(thread))
             else:
-                s = self._sites[stream_id]
-                stored = orjson.dumps(s.settings.given()).decode()
-                time = self._times[stream_id]
-                yield (
-                    stream_id,
-                    s.site,
-                    None,
-                    s.version,
-                    s.last_hash,
-                    time,
-                    False,
-                    0,
-                    None,
-                    None,
-                    None,
-                    stored,
-                )
+                *row, settings = site_row(self._sites[stream_id], self._times[stream_id])
+                yield (stream_id, *row, orjson.dumps(settings).decode())
 
 
 def _columns(rows: Sequence[Row], width: int) -> list[list[Any]]:

@@ -24,7 +24,7 @@ from services.eventlog.locks import LockClass
 MIGRATIONS: Final = Path(schema.__file__).parent / "migrations"
 Connection = asyncpg.Connection | PoolConnectionProxy
 _log = logging.getLogger(__name__)
-_MINIMUM_SERVER: Final = 170000
+_MINIMUM_SERVER: Final = 17
 
 
 def known() -> list[str]:
@@ -46,9 +46,7 @@ async def migrate(database_url: str, lanes: int = 1) -> list[str]:
     """
     connection = await asyncpg.connect(database_url)
     try:
-        server = int(await connection.fetchval("show server_version_num"))
-        if server < _MINIMUM_SERVER:
-            raise SchemaMismatch(f"PostgreSQL 17 or later is needed; this is {server // 10000}")
+        _check_server(connection)
         await connection.execute("select pg_advisory_lock($1, 0)", int(LockClass.MIGRATION))
         before = await applied(connection)
         await ensure_pogo_sync(connection)
@@ -77,11 +75,18 @@ async def _settle_lanes(connection: asyncpg.Connection, lanes: int) -> None:
         )
 
 
+def _check_server(connection: Connection) -> None:
+    major = connection.get_server_version().major
+    if major < _MINIMUM_SERVER:
+        raise SchemaMismatch(f"PostgreSQL {_MINIMUM_SERVER} or later is needed; this is {major}")
+
+
 async def check(connection: Connection) -> int:
     """The database's number of lanes, once its schema is known to be at least this release's.
 
     Raises SchemaMismatch. A newer schema is fine: release N runs beside N + 1.
     """
+    _check_server(connection)
     there = await applied(connection)
     missing = [name for name in known() if name not in there]
     if missing:

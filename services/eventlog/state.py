@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -129,15 +130,17 @@ def of_thread(t: ThreadState) -> DecisionState:
     )
 
 
-def of_site(site: SiteState, recorded_at: object) -> DecisionState:
+def site_row(site: SiteState, recorded_at: datetime) -> Row:
+    """A site's stream as the decision state keeps it; its settings as a dict."""
+    threads = (False, 0, None, None, None)
+    return (site.site, None, site.version, site.last_hash, recorded_at, *threads, site.settings.given())
+
+
+def of_site(site: SiteState, recorded_at: datetime) -> DecisionState:
     """What a folded site's decision state must be."""
     if site.version == 0:
         return DecisionState()
-    nothing = (None, None, None)
-    given = site.settings.given()
-    return DecisionState(
-        stream=(site.site, None, site.version, site.last_hash, recorded_at, False, 0, *nothing, given)
-    )
+    return DecisionState(end=site.version, stream=site_row(site, recorded_at))
 
 
 async def stored(connection: Connection, stream_id: UUID) -> DecisionState:

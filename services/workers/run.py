@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -18,14 +19,13 @@ from pydantic import SecretStr
 from services.errors import ConfigurationError, Unavailable
 from services.eventlog.migrate import check
 from services.settings import PREFIX, Settings
+from services.workers.lifecycle import FAILED
 from services.workers.main import configure_logging
 from services.workers.metrics import DIRECTORY
 
-FAILED: Final = 4
-"""Exit code where a worker process has ended by itself."""
-
 _SHUTDOWN_MS: Final = 15_000
-"""How long messages under way may take to finish after a signal."""
+"""How long messages under way may take to finish after a signal. A worker process is gone END_S after it."""
+_ENDS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run(settings: Settings) -> int:
@@ -34,6 +34,15 @@ def run(settings: Settings) -> int:
     Raises SchemaMismatch where the database is older than this release, Unavailable where it does not answer,
     ConfigurationError where the port for metrics is taken.
     """
+    with _signals_are_interrupts():
+        try:
+            return _run(settings)
+        except KeyboardInterrupt:
+            # Before Dramatiq took the signals over: nothing was begun.
+            return 0
+
+
+def _run(settings: Settings) -> int:
     configure_logging(settings)
     asyncio.run(_check(settings))
     # The worker processes read their settings as any process does.
@@ -103,6 +112,24 @@ def _counts(settings: Settings) -> Iterator[None]:
             yield
         finally:
             del os.environ[DIRECTORY]
+
+
+@contextmanager
+def _signals_are_interrupts() -> Iterator[None]:
+    """A signal ends the master in good order also while it has no processes yet."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, interrupt) for number in _ENDS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
