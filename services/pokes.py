@@ -49,7 +49,7 @@ class _Broker(RedisBroker):
         try:
             self._dispatch("requeue")(queue, *message_ids)  # type: ignore[no-untyped-call]
         except (redis.RedisError, OSError) as error:
-            raise ConnectionClosed(error) from error
+            raise ConnectionClosed(error) from error  # type: ignore[no-untyped-call]
 
 
 def make_broker(url: str, *middleware: Middleware) -> RedisBroker:

@@ -48,3 +48,23 @@ on conflict (comment_id) do update set
 insert into reports (comment_id, reporter_id, stream_id, version) values ($1, $2, $3, $4)
 on conflict (comment_id, reporter_id) do update set
     stream_id = excluded.stream_id, version = excluded.version;
+
+-- name: stray_comments
+-- Comments that no event of their stream posted.
+select c.comment_id from comments c where not exists (
+    select from events e where e.stream_id = c.stream_id and e.version = c.posted and e.event_id = c.comment_id
+) limit $1;
+
+-- name: stray_reports
+-- Reports that no event of their stream made.
+select r.comment_id, r.reporter_id from reports r where not exists (
+    select from events e
+    where e.stream_id = r.stream_id and e.version = r.version and e.type = 'CommentReported'
+        and e.actor_id = r.reporter_id
+) limit $1;
+
+-- name: remove_stray_comments
+delete from comments where comment_id = any($1::uuid[]);
+
+-- name: remove_stray_reports
+delete from reports where (comment_id, reporter_id) in (select * from unnest($1::uuid[], $2::text[]));

@@ -195,6 +195,27 @@ def _there(row: Row | None) -> str:
     return "no row" if row is None else "a row"
 
 
+async def strays(connection: Connection, limit: int) -> DecisionState:
+    """Rows of all streams, at most `limit` of each table, that no event made."""
+    comments = await connection.fetch(QUERIES["stray_comments"], limit)
+    reports = await connection.fetch(QUERIES["stray_reports"], limit)
+    return DecisionState(
+        comments={row["comment_id"]: () for row in comments},
+        reports={(row["comment_id"], row["reporter_id"]): 0 for row in reports},
+    )
+
+
+async def remove(connection: Connection, rows: DecisionState) -> int:
+    """Delete these rows of `comments` and `reports`; how many there were."""
+    await connection.execute(QUERIES["remove_stray_comments"], list(rows.comments))
+    await connection.execute(
+        QUERIES["remove_stray_reports"],
+        [comment_id for comment_id, _ in rows.reports],
+        [reporter for _, reporter in rows.reports],
+    )
+    return len(rows.comments) + len(rows.reports)
+
+
 @dataclass(frozen=True, slots=True)
 class Suspects:
     """The rows of a stream that differed from the log when they were compared."""

@@ -64,6 +64,17 @@ class Replayer:
             await self._letters.resurrect(Projection.VIEW, stream_id, version)
         return Replayed(stream_id, version, rows, time.perf_counter() - started)
 
+    async def remove_strays(self) -> int:
+        """Remove the rows of the decision state that no event made; how many there were.
+
+        A row and its event are committed together, so none of a batch under way is among them.
+        """
+        removed = 0
+        async with self._pool.acquire() as connection:
+            while (found := await state.strays(connection, SLICE)).comments or found.reports:
+                removed += await state.remove(connection, found)
+        return removed
+
     async def _repair(self, thread: ThreadState) -> int:
         """Compare without the lock; write what differs under it, a slice at a time, as it is by then.
 

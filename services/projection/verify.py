@@ -56,6 +56,12 @@ class Verifier:
                 recorded_at = event.recorded_at
         return list(state.differences(kept, state.of_site(site, recorded_at)))
 
+    async def strays(self, limit: int = 1000) -> list[Difference]:
+        """Rows of the decision state, of all streams, that no event made; at most `limit` of each table."""
+        async with self._pool.acquire() as connection:
+            found = await state.strays(connection, limit)
+        return list(state.differences(found, state.DecisionState()))
+
     async def chain(self, stream_id: UUID) -> int:
         """Check the stream's versions and its hash chain; its length. Raises StreamBroken."""
         previous, version = bytes(32), 0

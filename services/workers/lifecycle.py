@@ -25,7 +25,8 @@ from services.workers.runtime import Runtime
 _log = logging.getLogger(__name__)
 
 FAILED: Final = 4
-"""Exit code of a worker process that did not end in time, and of `threadlog worker` where one ended by itself."""
+"""Exit code of a worker process that did not end in time, and of `threadlog worker` after one
+that failed, in this or another way."""
 
 END_S: Final = 20.0
 """Seconds after which a worker process that was asked to end is gone, whatever it waits for."""

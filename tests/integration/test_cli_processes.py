@@ -73,6 +73,6 @@ def test_a_signal_ends_it_with_exit_code_0(
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+            process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 0, log.read_text()
     assert printed == b""  # what a process tells of its work goes to standard error

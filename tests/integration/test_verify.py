@@ -271,3 +271,19 @@ async def test_a_view_of_a_thread_that_was_never_written_goes(
     async with resources(settings_of(recovered_url, redis_url)) as recovered:
         assert await recovered.projector.advance(scene.talk.stream_id) is None
         assert await recovered.views.head(scene.talk.stream_id) is None
+
+
+async def test_rows_that_no_event_made_are_found_and_removed(scene: Scene) -> None:
+    await scene.sql(
+        "insert into comments select gen_random_uuid(), stream_id, 900, 0, 0, 'eve', null, '', 'visible', 1, "
+        "now(), null, null, 900, 900, 0, '' from streams where key is not null"
+    )
+    await scene.sql(
+        "insert into reports select gen_random_uuid(), 'eve', stream_id, 901 from streams "
+        "where key is not null"
+    )
+    verifier, replayer = scene.parts.verifier, scene.parts.replayer
+    assert {difference.kind for difference in await verifier.strays()} == {"comments", "reports"}
+    assert await replayer.remove_strays() == 2 * 1
+    assert await verifier.strays() == []
+    assert await verifier.thread(scene.talk.stream_id) == []

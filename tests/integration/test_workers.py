@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -17,9 +18,11 @@ import psutil
 import pytest
 from redis.asyncio import Redis
 
+from services.dev.servers import EmbeddedRedis
 from services.errors import Unavailable
 from services.pokes import Poker
 from services.settings import Settings
+from services.workers.lifecycle import FAILED
 from services.workers.metrics import METRICS
 from services.workers.run import environment, run
 from tests.following import World, world_of
@@ -44,6 +47,7 @@ def start_workers() -> Iterator[Callable[[Settings], subprocess.Popen[bytes]]]:
             [sys.executable, "-c", code + "sys.exit(run(Settings.load()))"],
             cwd=ROOT,
             env={**os.environ, **environment(settings)},
+            start_new_session=True,
         )
         started.append(process)
         return process
@@ -52,8 +56,9 @@ def start_workers() -> Iterator[Callable[[Settings], subprocess.Popen[bytes]]]:
     for process in started:
         family = [process.pid, *(child.pid for child in below(process))] if process.poll() is None else []
         for pid in family:
-            os.kill(pid, signal.SIGKILL)
-        process.wait()
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait(30)
 
 
 def below(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
@@ -163,6 +168,86 @@ async def test_a_hang_up_ends_the_workers_cleanly(
     await world.told(1)
     await ended_abruptly(process, signal.SIGHUP)
     assert process.returncode == 0
+
+
+async def connected(world: World) -> None:
+    """Wait until a worker process has opened what it needs."""
+    await until(
+        lambda: world.log.pool.fetchval(
+            "select count(*) from pg_stat_activity where datname = current_database()"
+            " and application_name = 'threadlog-caretaker'"
+        ),
+        "a worker process is connected",
+    )
+
+
+@pytest.mark.parametrize("lost", ["before", "while"])
+@pytest.mark.parametrize("whole_group", [False, True], ids=["master", "group"])
+async def test_a_signal_ends_the_workers_though_the_broker_is_away(
+    world: World,
+    start_redis: Callable[..., EmbeddedRedis],
+    start_workers: Callable[[Settings], subprocess.Popen[bytes]],
+    lost: str,
+    whole_group: bool,
+) -> None:
+    """A service manager signals the whole group, and the master sends a second signal to its processes."""
+    redis = start_redis()
+    if lost == "before":
+        redis.stop()
+    urls = {"redis_url": redis.url(0), "broker_url": redis.url(1)}
+    process = start_workers(world.settings.model_copy(update=urls))
+    await connected(world)
+    if lost == "while":
+        redis.stop()
+    processes = below(process)
+    assert processes
+    if whole_group:
+        os.killpg(process.pid, signal.SIGTERM)
+    else:
+        process.send_signal(signal.SIGTERM)
+    assert await asyncio.to_thread(process.wait, 30) == 0
+    await ended(processes)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+async def test_a_signal_right_at_the_start_ends_the_master_cleanly(
+    world: World, start_workers: Callable[[Settings], subprocess.Popen[bytes]], number: signal.Signals
+) -> None:
+    process = start_workers(world.settings)
+
+    async def caught() -> bool:
+        status = Path(f"/proc/{process.pid}/status").read_text("ascii")
+        mask = int(status.partition("SigCgt:")[2].split()[0], 16)
+        return all(mask >> (one - 1) & 1 for one in (signal.SIGTERM, signal.SIGHUP, number))
+
+    await until(caught, "the master handles signals")
+    process.send_signal(number)
+    assert await asyncio.to_thread(process.wait, 30) == 0
+
+
+@pytest.mark.slow
+async def test_a_worker_that_cannot_end_leaves_all_the_same(
+    world: World, poker: Poker, start_workers: Callable[[Settings], subprocess.Popen[bytes]]
+) -> None:
+    """Its message waits for a lock in Postgres, for longer than a worker may take to end."""
+    await world.log.post("t", "ann")
+    process = start_workers(world.settings)
+    await connected(world)
+    async with world.log.pool.acquire() as connection, connection.transaction():
+        await connection.execute("lock table events in access exclusive mode")
+        poker.poke([stream_of("t")])
+        await until(
+            lambda: connection.fetchval(
+                "select count(*) from pg_stat_activity where datname = current_database()"
+                " and application_name = 'threadlog' and wait_event_type = 'Lock'"
+            ),
+            "the message waits",
+        )
+        processes = below(process)
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(process.wait, 40) == FAILED
+        await ended(processes)
 
 
 async def test_workers_do_not_start_without_their_database(world: World, tmp_path: Path) -> None:

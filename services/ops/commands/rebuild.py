@@ -71,6 +71,8 @@ async def _replay(
                         )
                 progress.advance()
             rate = progress.rate
+        if site is None and not dry_run:
+            rows += await found.replayer.remove_strays()
     if as_json:
         print_json(
             {"dry_run": dry_run, "threads": threads, "events": events, "rows_changed": rows, "failed": failed}
@@ -110,6 +112,9 @@ async def _verify(
                 told = {"site": name.site, "thread": name.key}
                 findings += [told | one for one in await _of_thread(found, name, chain)]
                 progress.advance()
+            if site is None:
+                strays = await found.verifier.strays()
+                findings += [{"site": None, "thread": None, **_difference(one)} for one in strays]
             if thread is None:
                 findings += await _of_sites(found, site, chain)
     if as_json:
@@ -176,7 +181,8 @@ def _print(findings: list[dict[str, Any]]) -> None:
     for one in findings:
         place = (one["site"], one["thread"])
         if place not in seen:
-            say(f"{one['site']} {'settings' if one['thread'] is None else repr(one['thread'])} differs:")
+            what = "settings" if one["thread"] is None else repr(one["thread"])
+            say("rows that no event made:" if one["site"] is None else f"{one['site']} {what} differs:")
         seen[place] = seen.get(place, 0) + 1
         if seen[place] <= _LINES:
             say(f"  {one['kind']} {one['path']}: stored {one['stored']!r}, replayed {one['replayed']!r}")
