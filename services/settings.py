@@ -75,7 +75,7 @@ class Settings(BaseSettings):
         1, description="Lanes of a new database; `migrate` fixes the number for good."
     )
     pool_size: Annotated[int, Field(ge=2, le=200)] = Field(
-        8, description="Postgres connections of one process, beside one for each lane."
+        8, description="Postgres connections of one process, beside one for each lane and one for /readyz."
     )
     max_queue: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         4000, description="Commands that wait in one process before it answers 503."

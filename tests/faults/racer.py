@@ -61,10 +61,16 @@ class Racer(appender.Appender):
 
 
 def take_away(locks: str) -> None:
-    """Replace the statements that keep a lane in order."""
+    """Replace the statements that keep a lane in order.
+
+    A stopped transaction then lives on for longer, so that a slow machine does not end it before it shows.
+    """
+    if locks == "held":
+        return
+    longer = {"idle_in_transaction_session_timeout": "60s", "transaction_timeout": "90s"}
+    setattr(appender, "SESSION", appender.SESSION | longer)  # noqa: B010 - the module means it as a constant
     statements = dict(QUERIES)
-    if locks in ("dropped", "unguarded"):
-        statements["lock_lane"] = "select $1::int, $2::int"
+    statements["lock_lane"] = "select $1::int, $2::int"
     if locks == "unguarded":
         assert GUARD in statements["append"]
         statements["append"] = statements["append"].replace(GUARD, "where lane = $1 and $3::bigint >= 0")

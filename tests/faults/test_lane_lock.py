@@ -86,7 +86,8 @@ class Racers:
         for process in self.processes:
             assert process.stdin is not None
             process.stdin.close()
-        outputs = await asyncio.gather(*(process.communicate() for process in self.processes))
+        async with asyncio.timeout(60):
+            outputs = await asyncio.gather(*(process.communicate() for process in self.processes))
         assert [process.returncode for process in self.processes] == [0] * len(self.processes)
         answers = [answer for output, _ in outputs for answer in orjson.loads(output)]
         return [(said, [UUID(event_id) for event_id in ids]) for said, ids in answers]
