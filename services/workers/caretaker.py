@@ -35,6 +35,7 @@ _log = logging.getLogger(__name__)
 
 ACTOR_OF: Final = {Projection.VIEW: PROJECT_ACTOR, Projection.NOTIFICATIONS: NOTIFY_ACTOR}
 
+_DISMISS_S: Final = 0.2
 ROUND_S: Final = 1.0
 _LEASE_S: Final = 2.0
 _MAINTENANCE_S: Final = 5.0
@@ -74,6 +75,18 @@ class _Rest:
 
     def succeeded(self) -> None:
         self.until, self.wait, self.complaint = 0.0, ROUND_S, ""
+
+
+async def dismiss(task: asyncio.Task[None]) -> None:
+    """Cancel a task until it has ended.
+
+    Once is not enough before Python 3.12: `asyncio.wait_for`, which asyncpg's pool uses, forgets a
+    cancellation that arrives as what it waits for is done (python/cpython#86296).
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=_DISMISS_S)
+    await asyncio.gather(task, return_exceptions=True)
 
 
 class Caretaker:

@@ -16,7 +16,7 @@ from services.pokes import NOTIFY_ACTOR, PROJECT_ACTOR, Poker
 from services.projection.advance import Projector
 from services.settings import Settings
 from services.wiring import connect_redis, resources
-from services.workers.caretaker import Caretaker
+from services.workers.caretaker import Caretaker, dismiss
 from services.workers.faults import FAULTS, told
 from services.workers.metrics import WorkerMetrics
 from services.workers.notifier import Notifier
@@ -72,7 +72,7 @@ class Runtime:
             return
         self._closing.set()
         if not self._opened.done():
-            self._task.cancel()
+            await dismiss(self._task)
         await asyncio.gather(self._task, return_exceptions=True)
 
     async def project(self, stream_ids: Sequence[UUID]) -> None:
@@ -170,7 +170,6 @@ class Runtime:
             try:
                 await closing.wait()
             finally:
-                caretaker.cancel()
-                await asyncio.gather(caretaker, return_exceptions=True)
+                await dismiss(caretaker)
                 await asyncio.to_thread(poker.stop)
                 await broker.aclose()

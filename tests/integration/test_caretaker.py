@@ -18,7 +18,7 @@ from services.eventlog.checkpoints import Projection
 from services.eventlog.locks import LockClass
 from services.pokes import NOTIFY_QUEUE, PROJECT_QUEUE, Poker, queue_key
 from services.readmodel import keys
-from services.workers.caretaker import Caretaker
+from services.workers.caretaker import Caretaker, dismiss
 from services.workers.metrics import WorkerMetrics
 from tests.following import World, world_of
 from tests.processes import Threadlog, threadlog, until
@@ -68,8 +68,7 @@ async def tending(world: World, poker: Poker) -> AsyncIterator[CollectorRegistry
             yield registry
             assert not task.done()
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await dismiss(task)
 
 
 async def behind(world: World, *threads: str) -> None:
@@ -220,3 +219,23 @@ async def test_another_process_takes_both_lanes_over_from_one_that_was_killed(
     await world.log.post(first, "cleo")
     await world.shows(first, 3)
     await world.shows(second, 2)
+
+
+async def test_a_task_that_forgets_a_cancellation_is_dismissed_all_the_same() -> None:
+    forgotten = 0
+
+    async def forgets_twice() -> None:
+        nonlocal forgotten
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                forgotten += 1
+                if forgotten > 2:
+                    raise
+
+    task = asyncio.create_task(forgets_twice())
+    await asyncio.sleep(0)  # lets it begin
+    await dismiss(task)
+    assert task.cancelled()
+    assert forgotten == 3
