@@ -67,7 +67,7 @@ def take_away(locks: str) -> None:
     """
     if locks == "held":
         return
-    longer = {"idle_in_transaction_session_timeout": "60s", "transaction_timeout": "90s"}
+    longer = {"idle_in_transaction_session_timeout": "10s", "transaction_timeout": "20s"}
     setattr(appender, "SESSION", appender.SESSION | longer)  # noqa: B010 - the module means it as a constant
     statements = dict(QUERIES)
     statements["lock_lane"] = "select $1::int, $2::int"
