@@ -104,7 +104,7 @@ class Demo:
     def _wait(self, *children: Child) -> None:
         """Until a signal, or until one of the processes ends."""
         while True:
-            time.sleep(0.5)
+            time.sleep(0.5)  # between two looks; a signal ends it at once
             for child in children:
                 child.check()
 

@@ -130,7 +130,7 @@ class Job:
                 self._children.check()
                 if time.monotonic() - started > _DEADLINE_S:
                     raise Unavailable(f"{address} does not answer")
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.02)  # between two looks at the condition
             self._tell(f"{what:<18} (a process of its own)")
         self._tell("")
 
@@ -176,7 +176,7 @@ class Job:
         started = time.monotonic()
         while (head := await found.views.head(self._stream_id)) is None or head.version < self._version:
             self._late(started, "the workers did not build the view")
-            await asyncio.sleep(_POLL_S)
+            await asyncio.sleep(_POLL_S)  # between two looks at the condition
         self._step(True, None, "the workers have built the view before anybody read it")
 
     async def _correct(self) -> None:
@@ -215,7 +215,7 @@ class Job:
         started = time.monotonic()
         while (answer := await self._page()).version < self._version:
             self._late(started, "the view did not follow")
-            await asyncio.sleep(_POLL_S)
+            await asyncio.sleep(_POLL_S)  # between two looks at the condition
         took = (time.monotonic() - started) * 1000
         self._step(True, answer, f"the view follows by itself, {took:,.0f} ms after the last write")
 
@@ -236,7 +236,7 @@ class Job:
                     )
                     return
             self._late(started, "no notification came")
-            await asyncio.sleep(_POLL_S)
+            await asyncio.sleep(_POLL_S)  # between two looks at the condition
 
     async def _show(self) -> Answer:
         answer = await self._page()

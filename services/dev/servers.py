@@ -158,7 +158,7 @@ class EmbeddedServer(ABC):
                 raise Unavailable(f"another server uses {home}")
             if code is not None or time.monotonic() > deadline:
                 raise Unavailable(f"the embedded {self.name} did not start: {log.decode(errors='replace')}")
-            time.sleep(0.005)
+            time.sleep(0.005)  # between two looks at the condition
 
     @abstractmethod
     def _prepare(self, home: Path) -> tuple[list[str], list[str]]:

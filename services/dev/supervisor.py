@@ -120,7 +120,7 @@ def _lock(home: str) -> bool:
             return True
         if time.monotonic() > deadline:
             return False
-        time.sleep(0.02)
+        time.sleep(0.02)  # between two looks at the condition
 
 
 def _spawn(argv: list[str], log: str, become: Callable[[], None], death_signal: int) -> int:
@@ -230,7 +230,7 @@ def _stop(server: int, stop_signal: int, grace_s: float) -> None:
     while time.monotonic() < deadline:
         if os.waitpid(server, os.WNOHANG)[0]:
             return
-        time.sleep(0.01)
+        time.sleep(0.01)  # between two looks at the condition
     os.kill(server, signal.SIGKILL)
     os.waitpid(server, 0)
 

@@ -310,7 +310,7 @@ async def _settle(bench: _Bench) -> None:
                 return
             if time.monotonic() > deadline:
                 raise Unavailable(f"the workers did not catch up within {_SETTLE_S:.0f} s")
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.2)  # between two looks at the condition
     finally:
         await connection.close()
         await broker.aclose()

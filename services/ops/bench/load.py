@@ -197,10 +197,10 @@ async def drive(writer: Writer, port: int, asked: Round) -> Result:
         (await loop.create_connection(lambda: Poster(writer, count), "127.0.0.1", port))[1]
         for _ in range(asked["connections"])
     ]
-    await asyncio.sleep(asked["warm"])
+    await asyncio.sleep(asked["warm"])  # the length of the warm-up is what was asked
     count.counting = True
     started = time.perf_counter()
-    await asyncio.sleep(asked["seconds"])
+    await asyncio.sleep(asked["seconds"])  # and that of the measurement
     count.counting = False
     seconds = time.perf_counter() - started
     count.stopping = True
