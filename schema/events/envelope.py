@@ -18,6 +18,7 @@ _MICROSECOND = timedelta(microseconds=1)
 _ABSENT = 0xFFFFFFFF
 _FIXED = struct.Struct(">Q16s16sIq")
 _LENGTH = struct.Struct(">I")
+_NONE = _LENGTH.pack(_ABSENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,28 +63,55 @@ def chain_of(previous: bytes, event: Recorded) -> bytes:
     each variable one behind its length (0xFFFFFFFF where it is absent), so that no two envelopes share a
     layout. Lane and position are left out: an exported log verifies where it is imported.
     """
-    parts = [
+    return hash_of(
         previous,
-        _FIXED.pack(
-            event.version,
-            event.stream_id.bytes,
-            event.event_id.bytes,
-            event.schema_version,
-            micros(event.recorded_at),
-        ),
-    ]
-    for field in (
-        event.type.encode(),
-        None if event.actor_id is None else event.actor_id.encode(),
-        None if event.correlation_id is None else event.correlation_id.encode(),
-        None if event.causation_id is None else event.causation_id.bytes,
+        event.stream_id,
+        event.version,
+        event.event_id,
+        event.type,
+        event.schema_version,
+        event.actor_id,
+        event.correlation_id,
+        event.causation_id,
+        micros(event.recorded_at),
         event.data,
         event.sealed,
-        None if event.key_id is None else event.key_id.bytes,
+        event.key_id,
+    )
+
+
+def hash_of(
+    previous: bytes,
+    stream_id: UUID,
+    version: int,
+    event_id: UUID,
+    type: str,
+    schema_version: int,
+    actor_id: str | None,
+    correlation_id: str | None,
+    causation_id: UUID | None,
+    recorded_micros: int,
+    data: bytes,
+    sealed: bytes | None,
+    key_id: UUID | None,
+) -> bytes:
+    """As `chain_of`, of the fields of an event that is still to be made."""
+    length = _LENGTH.pack
+    parts = [
+        previous,
+        _FIXED.pack(version, stream_id.bytes, event_id.bytes, schema_version, recorded_micros),
+    ]
+    for field in (
+        type.encode(),
+        None if actor_id is None else actor_id.encode(),
+        None if correlation_id is None else correlation_id.encode(),
+        None if causation_id is None else causation_id.bytes,
+        data,
+        sealed,
+        None if key_id is None else key_id.bytes,
     ):
         if field is None:
-            parts.append(_LENGTH.pack(_ABSENT))
+            parts.append(_NONE)
         else:
-            parts.append(_LENGTH.pack(len(field)))
-            parts.append(field)
+            parts += (length(len(field)), field)
     return hashlib.sha256(b"".join(parts)).digest()

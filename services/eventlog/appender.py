@@ -2,12 +2,15 @@
 
 There is no timer: while a batch commits, the next one gathers. The lane's lock makes positions visible in
 order and lets the decisions trust what they loaded; it is taken in a statement of its own, since a statement
-that waits for a lock and then reads would read from a snapshot taken before the wait. A batch takes four
-round trips: begin and lock, load, append, commit.
+that waits for a lock and then reads would read from a snapshot taken before the wait.
 
-A batch whose connection breaks has an unknown fate. The next attempt takes the lock, which the old
-transaction holds until it has ended either way, and looks for one of the batch's events in its place. Until
-that look is taken, whatever goes wrong, nothing is decided anew.
+The lock is the session's, not a transaction's: it is kept from batch to batch while commands wait, for a
+turn of some milliseconds, and given back when none do. So a batch takes two round trips: the load, and the
+append, which is a transaction by itself (docs/decisions/0008-a-lane-is-held-for-a-turn.md).
+
+A batch whose connection breaks has an unknown fate. The next attempt takes the lock, which the old session
+holds until it has ended either way, and looks for one of the batch's events in its place. Until that look is
+taken, whatever goes wrong, nothing is decided anew.
 """
 
 from __future__ import annotations
@@ -28,57 +31,14 @@ from services.errors import Overloaded, Refusal, ThreadlogError, Unavailable, Wr
 from services.eventlog.batch import Appended, Batch, Outcome, SettingsCache
 from services.eventlog.locks import LockClass
 from services.eventlog.needs import needs_of
+from services.eventlog.pool import Hosts
 from services.eventlog.queries import QUERIES
+from services.eventlog.session import IDLE, LOST, SESSION, is_lost
 
 _log = logging.getLogger(__name__)
 
-SESSION: Final = {
-    "application_name": "threadlog-appender",
-    "default_transaction_isolation": "read committed",
-    "jit": "off",
-    "lock_timeout": "3s",
-    "idle_in_transaction_session_timeout": "3s",
-    "transaction_timeout": "8s",
-    "tcp_user_timeout": "5s",
-    "synchronous_commit": "on",
-    "plan_cache_mode": "force_generic_plan",
-    # The plan is made once, perhaps while the tables are still empty, and must hold when they are large.
-    "enable_seqscan": "off",
-}
-"""Bounds after which Postgres ends an appender's transaction by itself: a host that freezes while it holds a
-lane stops that lane for seconds, not for ever."""
-
-_LOST: Final = (
-    OSError,
-    asyncpg.InterfaceError,
-    # What asyncpg makes of a server's farewell that comes while it is sending.
-    asyncpg.InternalClientError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.ConnectionDoesNotExistError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.IdleInTransactionSessionTimeoutError,
-    asyncpg.exceptions.TransactionTimeoutError,
-    asyncpg.LockNotAvailableError,
-    asyncpg.QueryCanceledError,
-    asyncpg.SerializationError,
-    asyncpg.DeadlockDetectedError,
-    asyncpg.ReadOnlySQLTransactionError,
-    # The disk is full, memory is, or there are too many connections.
-    asyncpg.InsufficientResourcesError,
-    # The server's rules of access, or our password, are being changed.
-    asyncpg.InvalidAuthorizationSpecificationError,
-    TimeoutError,
-)
-"""After these the transaction may be tried again as it is."""
-
-
-def _is_lost(error: Exception) -> bool:
-    """Whether the connection failed, not the batch. asyncpg counts a value that it cannot encode among its
-    InterfaceErrors, and marks it as a ValueError, which a wrong certificate (an OSError) is too."""
-    return isinstance(error, _LOST) and (isinstance(error, OSError) or not isinstance(error, ValueError))
-
+_TURN_S: Final = 0.005
+"""Seconds for which a lane is held from batch to batch before others have their turn."""
 
 _AWAY_PAUSE_S: Final = 0.5
 
@@ -134,7 +94,7 @@ class Appender:
         """`patience`: seconds from `submit` for which a command is tried again before it is answered with
         Unavailable. An attempt under way is not broken off: it has bounds of its own (SESSION)."""
         self.lane = lane
-        self._url = database_url
+        self._hosts = Hosts(database_url)
         self._on_committed = on_committed
         self._max_batch = max_batch
         self._max_queue = max_queue
@@ -147,9 +107,15 @@ class Appender:
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
         self._away = False
-        self._begin = "begin;\n" + QUERIES["lock_lane"].replace("$1", str(int(LockClass.LANE))).replace(
-            "$2", str(lane)
-        )
+        self._held_since: float | None = None
+        self._take = f"set idle_session_timeout = '{IDLE}';\n{self._on_lane('take_lane')}"
+        self._give = f"{self._on_lane('give_lane')};\nset idle_session_timeout = 0"
+        self._pass_on = f"{self._on_lane('give_lane')};\n{self._on_lane('take_lane')}"
+
+    def _on_lane(self, statement: str) -> str:
+        """A statement about the lane's lock as text, so that it can go together with others."""
+        text = QUERIES[statement].replace("$1", str(int(LockClass.LANE))).replace("$2", str(self.lane))
+        return text.rstrip(";\n ")
 
     @property
     def away(self) -> bool:
@@ -195,6 +161,9 @@ class Appender:
 
     async def _run(self) -> None:
         while True:
+            if not self._queue and self._held_since is not None:
+                await self._give_back()
+                continue
             if not self._queue:
                 if self._stopping:
                     return
@@ -229,27 +198,23 @@ class Appender:
         while True:
             attempt: _Attempt | None = None
             try:
-                connection = await self._connect()
-                await connection.execute(self._begin)
+                await self._hold(await self._connect())
                 if doubtful is not None and await self._was_committed(doubtful):
-                    await connection.execute("rollback")
+                    await self._replicate()
                     self._answer(waiting, doubtful, loop.time() - started)
                     return
                 doubtful = None
                 waiting = [one for one in waiting if not one.answer.done()]
                 attempt = await self._decide(waiting)
                 if attempt.batch.writes:
-                    tag = await self._append(attempt.batch)
-                    if tag != "UPDATE 1":
-                        raise LaneMoved(f"lane {self.lane} moved under its lock")
-                    await connection.execute("commit")
-                else:
-                    await connection.execute("rollback")
+                    await self._append(attempt.batch)
+                elif any(isinstance(outcome, Appended) for outcome in attempt.outcomes):
+                    await self._replicate()
                 self._answer(waiting, attempt, loop.time() - started)
                 return
             except Exception as error:  # noqa: BLE001 - whatever it was, each command gets its answer
                 await self._disconnect()
-                if doubtful is None and not _is_lost(error):
+                if doubtful is None and not is_lost(error):
                     await self._isolate(waiting, error)
                     return
                 doubtful = doubtful or attempt
@@ -259,6 +224,26 @@ class Appender:
                     return
                 await asyncio.sleep(pause)  # backoff between attempts to reach Postgres
                 pause = min(pause * 2, 1.0)
+
+    async def _hold(self, connection: asyncpg.Connection) -> None:
+        """Hold the lane, waiting for it if need be; at the end of a turn, let others have it first."""
+        now = asyncio.get_running_loop().time()
+        if self._held_since is None:
+            await connection.execute(self._take)
+        elif now - self._held_since > _TURN_S:
+            await connection.execute(self._pass_on)
+        else:
+            return
+        self._held_since = asyncio.get_running_loop().time()
+
+    async def _give_back(self) -> None:
+        """Leave the lane to others: no command waits."""
+        try:
+            await (await self._connect()).execute(self._give)
+            self._held_since = None
+        except Exception as error:  # noqa: BLE001 - the lock goes with the connection
+            _log.warning("lane %d: %s", self.lane, type(error).__name__)
+            await self._disconnect()
 
     def _lose_patience(self, waiting: Sequence[_Waiting]) -> None:
         """After a failed attempt: answer what waits for too long, of the batch and of the queue."""
@@ -293,6 +278,7 @@ class Appender:
     async def _decide(self, waiting: Sequence[_Waiting]) -> _Attempt:
         needs = needs_of(one.command for one in waiting)
         reports = sorted(needs.reports)
+        votes = sorted(needs.votes)
         loaded = await self._statement("load").fetchrow(
             self.lane,
             list(needs.streams),
@@ -301,6 +287,9 @@ class Appender:
             [reporter_id for _, reporter_id in reports],
             list(needs.key_macs),
             list(needs.keys),
+            [comment_id for comment_id, _ in votes],
+            [voter_id for _, voter_id in votes],
+            list(needs.parents),
         )
         assert loaded is not None
         batch = Batch(tuple(loaded), self.lane, self._settings)
@@ -310,10 +299,20 @@ class Appender:
             return _Attempt(outcomes, first.stream_id, first.version, first.event_id, batch)
         return _Attempt(outcomes, UUID(int=0), 0, UUID(int=0), batch)
 
-    async def _append(self, batch: Batch) -> str:
-        statement = self._statement("append")
-        await statement.fetch(*batch.arguments())
-        return str(statement.get_statusmsg())
+    async def _append(self, batch: Batch) -> None:
+        """Write the batch, durably or not at all."""
+        try:
+            await self._statement("append").fetchval(*batch.arguments())
+        except asyncpg.DivisionByZeroError as error:
+            raise LaneMoved(f"lane {self.lane} moved under its lock") from error
+
+    async def _replicate(self) -> None:
+        """Before what others have written is acknowledged: wait until the standbys have it too.
+
+        A commit whose wait for them was broken off (its session was ended, a statement was cancelled, the
+        server began again) is there to be read, and may yet be lost.
+        """
+        await self._statement("replicate").fetch(self.lane)
 
     async def _was_committed(self, attempt: _Attempt) -> bool:
         found = await self._statement("event_at").fetchval(attempt.stream_id, attempt.version)
@@ -337,18 +336,20 @@ class Appender:
     async def _connect(self) -> asyncpg.Connection:
         if self._connection is None or self._connection.is_closed():
             self._statements.clear()
-            self._connection = await asyncpg.connect(
-                self._url, server_settings=SESSION, timeout=5, command_timeout=10, statement_cache_size=0
+            self._held_since = None
+            self._connection = await self._hosts.connect(
+                server_settings=SESSION, timeout=5, command_timeout=10, statement_cache_size=0
             )
-            for name in ("load", "append", "event_at"):
-                self._statements[name] = await self._connection.prepare(QUERIES[name])
+            for name in ("load", "append", "event_at", "replicate"):
+                self._statements[name] = await self._connection.prepare(QUERIES[name], name=name)
             self._away = False
         return self._connection
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
+        self._held_since = None
         if connection is not None:
-            with contextlib.suppress(*_LOST, asyncpg.PostgresError):
+            with contextlib.suppress(*LOST, asyncpg.PostgresError):
                 connection.terminate()
 
     def _statement(self, name: str) -> Any:

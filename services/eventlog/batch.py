@@ -6,27 +6,47 @@ each adds so that the next one sees it, and gives the columns of the append stat
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import orjson
 
-from schema.events.envelope import Recorded, canonical, chain_of
+from schema.events.envelope import EPOCH, Recorded, canonical, hash_of, micros
 from schema.events.registry import CONTRACTS
 from services.core.addresses import site_stream_id
-from services.core.commands import ChangeSettings, Command, PostComment, Rules, ThreadCommand
+from services.core.commands import (
+    ChangeSettings,
+    Command,
+    EraseAuthor,
+    PostComment,
+    Rules,
+    ThreadCommand,
+    VoteComment,
+)
 from services.core.decide import NewEvent, decide, decide_site
 from services.core.site import DEFAULTS, SiteSettings, SiteState, evolve_site
-from services.core.thread import Comment, CommentState, ThreadState, evolve
+from services.core.thread import NO_VOTE, Comment, CommentState, ThreadState, evolve
 from services.errors import IdempotencyKeyReused, KeyDestroyed, Refusal
+from services.eventlog import columns
+from services.eventlog.columns import Row
 from services.eventlog.needs import text_of
-from services.eventlog.state import comment_row, site_row, stream_row
+from services.eventlog.state import site_row, stream_row
 
-_LOADED_STREAM = 12
-Row = Sequence[Any]
+_SCHEMA_VERSIONS = {name: contract.schema_version for name, contract in CONTRACTS.items()}
+_DESCRIBING = frozenset({"ThreadDescribed", "ThreadClosed", "ThreadReopened"})
+"""Events that change what a stream's row tells of the thread itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """A comment's votes, and the voter's own among them (0: none)."""
+
+    up: int
+    down: int
+    value: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +55,7 @@ class Appended:
 
     `version` is the stream's after it; `events` what it added (none for a no-op). `repeated` marks an answer
     to an Idempotency-Key that was used before: `status` is then the first answer's. `comment` is the comment
-    that it was about, as far as the decision knew it.
+    that it was about, as far as the decision knew it. `tally` is what a vote, repeated or not, left.
     """
 
     event_id: UUID
@@ -46,6 +66,7 @@ class Appended:
     comment: Comment | None = None
     title: str | None = None
     url: str | None = None
+    tally: Tally | None = None
 
 
 Outcome = Appended | Refusal | KeyDestroyed
@@ -77,16 +98,20 @@ class Batch:
         self.lane = lane
         self.head: int
         self.now: datetime
-        self.head, self.now, streams, comments, reports, repeats, keys = loaded
+        self.head, self.now, streams, comments, parents, reports, repeats, keys, votes = loaded
         self.events: list[Recorded] = []
         self._threads: dict[UUID, ThreadState] = {}
         self._sites: dict[UUID, SiteState] = {}
         self._times: dict[UUID, datetime] = {}
+        self._stored = {row[0] for row in streams}
         self._moved: set[UUID] = set()
-        self._posted: dict[UUID, tuple[UUID, Comment]] = {}
+        self._described: set[UUID] = set()
+        self._posted: dict[UUID, Comment] = {}
         self._changed: dict[UUID, Comment] = {}
         self._reports: list[tuple[UUID, str, UUID, int]] = []
-        self._kept: list[tuple[bytes, bytes, UUID, UUID, int, int, datetime]] = []
+        self._votes: dict[tuple[UUID, str], tuple[UUID, int, int]] = {}
+        self._kept: list[tuple[bytes, bytes, UUID, UUID, int, int]] = []
+        self._micros = (EPOCH, 0)
         self._living = set(keys)
         self._repeats: dict[bytes, tuple[bytes, UUID, int, int]] = {
             key_mac: (request_mac, event_id, version, status)
@@ -96,28 +121,41 @@ class Batch:
             self._load_stream(row, settings)
         for row in comments:
             self._load_comment(row)
+        for row in parents:
+            self._load_parent(row)
         for comment_id, reporter_id, version in reports:
             for thread in self._threads.values():
                 if comment_id in thread.comments:
                     thread.reported[comment_id, reporter_id] = version
+        for comment_id, voter_id, stream_id, value, version in votes:
+            if (voted := self._threads.get(stream_id)) is not None:
+                voted.votes[comment_id, voter_id] = (value, version)
 
     def _load_stream(self, row: Row, settings: SettingsCache) -> None:
-        stream_id, site, key, version, last_hash, recorded_at, closed, visible, by, title, url, stored = row
-        self._times[stream_id] = recorded_at
-        if key is None:
-            self._sites[stream_id] = SiteState(
-                stream_id, site, version, last_hash, settings.of(stream_id, version, stored)
+        stream_id, version, last_hash, recorded_at, closed, visible, by, title, url, stored = row
+        if stored is None:
+            self._threads[stream_id] = ThreadState(
+                stream_id, "", "", version, last_hash, recorded_at, title, url, by, closed, visible
             )
         else:
-            self._threads[stream_id] = ThreadState(
-                stream_id, site, key, version, last_hash, recorded_at, title, url, by, closed, visible
+            self._times[stream_id] = recorded_at
+            kept = settings.of(stream_id, version, stored)
+            self._sites[stream_id] = SiteState(stream_id, "", version, last_hash, kept)
+
+    def _load_parent(self, row: Row) -> None:
+        """What a reply needs of its parent. Where another command asks for the whole of it, that is there."""
+        comment_id, stream_id, posted, depth, state, path = row
+        thread = self._threads.get(stream_id)
+        if thread is not None and comment_id not in thread.comments:
+            thread.comments[comment_id] = Comment(
+                comment_id, posted, 0, depth, EPOCH, state=CommentState(state), path=path
             )
 
     def _load_comment(self, row: Row) -> None:
         thread = self._threads.get(row[1])
         if thread is not None:
             comment_id, _, posted, parent, depth, author, key_id, mac, state, *rest = row
-            revision, created_at, edited_at, edited_by, version, text_version, weight, path = rest
+            revision, created_at, edited_at, edited_by, version, text_version, weight, path, up, down = rest
             thread.comments[comment_id] = Comment(
                 id=comment_id,
                 posted=posted,
@@ -135,6 +173,8 @@ class Batch:
                 text_version=text_version,
                 report_weight=weight,
                 path=path,
+                up=up,
+                down=down,
             )
 
     def run(self, command: Command) -> Outcome:
@@ -144,19 +184,20 @@ class Batch:
             request_mac, event_id, version, status = first
             if request_mac != key.request_mac:
                 return IdempotencyKeyReused("this Idempotency-Key was used for another request")
-            return Appended(event_id, version, (), status, repeated=True)
+            tally = self._tally(command) if isinstance(command, VoteComment) else None
+            return Appended(event_id, version, (), status, repeated=True, tally=tally)
         sealed = text_of(command)
         if sealed is not None and sealed.key_id not in self._living:
             return KeyDestroyed(sealed.key_id)
         if isinstance(command, ThreadCommand):
             outcome = self._run_thread(command)
         else:
-            assert isinstance(command, ChangeSettings)
+            assert isinstance(command, ChangeSettings | EraseAuthor)
             outcome = self._run_site(command)
         if key is not None and isinstance(outcome, Appended):
             kept = (key.request_mac, outcome.event_id, outcome.version, outcome.status)
             self._repeats[key.key_mac] = kept
-            self._kept.append((key.key_mac, key.request_mac, command.stream_id, *kept[1:], self.now))
+            self._kept.append((key.key_mac, key.request_mac, command.stream_id, *kept[1:]))
         return outcome
 
     def _run_thread(self, command: ThreadCommand) -> Outcome:
@@ -172,7 +213,7 @@ class Batch:
         events = []
         for new in decision:
             event = self._place(command, new, thread.version + 1, thread.last_hash, now)
-            self._fold(thread, event)
+            self._fold(thread, event, new.data)
             events.append(event)
         if events:
             self._threads[command.stream_id] = thread
@@ -186,20 +227,34 @@ class Batch:
             comment=None if about is None else thread.comments.get(about),
             title=thread.title,
             url=thread.url,
+            tally=self._tally(command) if isinstance(command, VoteComment) else None,
         )
 
-    def _fold(self, thread: ThreadState, event: Recorded) -> None:
-        comment = evolve(thread, event)
+    def _tally(self, command: VoteComment) -> Tally | None:
+        """The votes on the comment as they are at this place of the batch."""
+        thread = self._threads.get(command.stream_id)
+        if thread is None or (comment := thread.comments.get(command.comment_id)) is None:
+            return None
+        value, _ = thread.votes.get((comment.id, command.actor.id or ""), NO_VOTE)
+        return Tally(comment.up, comment.down, value)
+
+    def _fold(self, thread: ThreadState, event: Recorded, payload: dict[str, Any]) -> None:
+        comment = evolve(thread, event, payload)
         if comment is None:
+            if event.type in _DESCRIBING:
+                self._described.add(thread.stream_id)
             return
         if comment.posted == event.version:
-            self._posted[comment.id] = (thread.stream_id, comment)
+            self._posted[comment.id] = comment
         elif comment.id not in self._posted:
             self._changed[comment.id] = comment
         if event.type == "CommentReported" and event.actor_id is not None:
             self._reports.append((comment.id, event.actor_id, thread.stream_id, event.version))
+        elif event.type == "CommentVoted" and event.actor_id is not None:
+            voter = (comment.id, event.actor_id)
+            self._votes[voter] = (thread.stream_id, *thread.votes[voter])
 
-    def _run_site(self, command: ChangeSettings) -> Outcome:
+    def _run_site(self, command: ChangeSettings | EraseAuthor) -> Outcome:
         site = self._sites.get(command.stream_id) or SiteState(command.stream_id, command.site)
         now = max(self.now, self._times.get(command.stream_id, self.now))
         decision = decide_site(command, site)
@@ -220,24 +275,21 @@ class Batch:
         self, command: Command, new: NewEvent, version: int, previous: bytes, now: datetime
     ) -> Recorded:
         """Give a decided event its place: version, hash, position."""
-        event = Recorded(
-            stream_id=command.stream_id,
-            version=version,
-            event_id=new.event_id,
-            type=new.type,
-            schema_version=CONTRACTS[new.type].schema_version,
-            actor_id=new.actor_id,
-            correlation_id=command.correlation_id,
-            causation_id=new.causation_id,
-            recorded_at=now,
-            data=canonical(new.data),
-            sealed=new.sealed,
-            key_id=new.key_id,
-            hash=b"",
-            lane=self.lane,
-            position=self.head + len(self.events) + 1,
+        if self._micros[0] is not now:  # almost always that of the whole batch
+            self._micros = (now, micros(now))
+        fields = (
+            command.stream_id,
+            version,
+            new.event_id,
+            new.type,
+            _SCHEMA_VERSIONS[new.type],
+            new.actor_id,
+            command.correlation_id,
+            new.causation_id,
         )
-        event = replace(event, hash=chain_of(previous, event))
+        text = (canonical(new.data), new.sealed, new.key_id)
+        digest = hash_of(previous, *fields, self._micros[1], *text)
+        event = Recorded(*fields, now, *text, digest, self.lane, self.head + len(self.events) + 1)
         self.events.append(event)
         return event
 
@@ -253,49 +305,21 @@ class Batch:
 
     def arguments(self) -> list[Any]:
         """The arguments of the `append` statement."""
-        events = [
-            (
-                e.stream_id,
-                e.version,
-                e.event_id,
-                e.type,
-                e.schema_version,
-                e.actor_id,
-                e.correlation_id,
-                e.causation_id,
-                e.recorded_at,
-                e.data,
-                e.sealed,
-                e.key_id,
-                e.hash,
-            )
-            for e in self.events
-        ]
-        posted = [comment_row(stream_id, c) for stream_id, c in self._posted.values()]
-        changed = [
-            (
-                c.id,
-                c.text_mac,
-                c.state.value,
-                c.revision,
-                c.edited_at,
-                c.edited_by,
-                c.version,
-                c.text_version,
-                c.report_weight,
-            )
-            for _, c in sorted(self._changed.items())
-        ]
         return [
             self.lane,
             self.head + len(self.events),
             self.head,
-            *_columns(events, 13),
-            *_columns(list(self._stream_rows()), _LOADED_STREAM),
-            *_columns(posted, 17),
-            *_columns(changed, 9),
-            *_columns(self._reports, 4),
-            *_columns(self._kept, 7),
+            self.now,
+            *columns.of_events(self.events, self.now),
+            *columns.of_posted(self.events, self._posted),
+            *columns.of_moved(
+                [row for row in self._stream_rows() if row[0] in self._stored], self._described, self.now
+            ),
+            *columns.of_rows([row for row in self._stream_rows() if row[0] not in self._stored], 12),
+            *columns.of_changed(self._changed),
+            *columns.of_rows(self._reports, 4),
+            *columns.of_rows(self._kept, 6),
+            *columns.of_rows([(*voter, *vote) for voter, vote in sorted(self._votes.items())], 5),
         ]
 
     def _stream_rows(self) -> Iterable[Row]:
@@ -305,8 +329,3 @@ class Batch:
             else:
                 *row, settings = site_row(self._sites[stream_id], self._times[stream_id])
                 yield (stream_id, *row, orjson.dumps(settings).decode())
-
-
-def _columns(rows: Sequence[Row], width: int) -> list[list[Any]]:
-    """Rows as columns: what unnest takes."""
-    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]

@@ -8,15 +8,15 @@ from uuid import UUID
 
 from services.core.addresses import site_stream_id
 from services.core.commands import (
-    ChangeSettings,
-    ChangeThread,
     Command,
     DeleteComment,
     EditComment,
+    EraseComments,
     PostComment,
     ReportComment,
     Sealed,
     ThreadCommand,
+    VoteComment,
 )
 
 
@@ -26,7 +26,9 @@ class Needs:
 
     streams: set[UUID] = field(default_factory=set)
     comments: set[UUID] = field(default_factory=set)
+    parents: set[UUID] = field(default_factory=set)
     reports: set[tuple[UUID, str]] = field(default_factory=set)
+    votes: set[tuple[UUID, str]] = field(default_factory=set)
     key_macs: set[bytes] = field(default_factory=set)
     keys: set[UUID] = field(default_factory=set)
 
@@ -51,18 +53,28 @@ def needs_of(commands: Iterable[Command]) -> Needs:
             needs.key_macs.add(command.idempotency.key_mac)
         if (sealed := text_of(command)) is not None:
             needs.keys.add(sealed.key_id)
-        match command:
-            case PostComment():
-                if command.parent_id is not None:
-                    needs.comments.add(command.parent_id)
-                if command.imported is not None:
-                    needs.comments.add(command.event_id)
-            case EditComment() | DeleteComment():
-                needs.comments.add(command.comment_id)
-            case ReportComment():
-                needs.comments.add(command.comment_id)
-                if command.actor.id is not None:
-                    needs.reports.add((command.comment_id, command.actor.id))
-            case ChangeThread() | ChangeSettings():
-                pass
+        _add_comments(needs, command)
     return needs
+
+
+def _add_comments(needs: Needs, command: Command) -> None:
+    match command:
+        case PostComment():
+            if command.parent_id is not None:
+                needs.parents.add(command.parent_id)
+            if command.imported is not None:
+                needs.comments.add(command.event_id)
+        case EditComment() | DeleteComment():
+            needs.comments.add(command.comment_id)
+        case ReportComment():
+            needs.comments.add(command.comment_id)
+            if command.actor.id is not None:
+                needs.reports.add((command.comment_id, command.actor.id))
+        case VoteComment():
+            needs.comments.add(command.comment_id)
+            if command.actor.id is not None:
+                needs.votes.add((command.comment_id, command.actor.id))
+        case EraseComments():
+            needs.comments.update(command.comment_ids)
+        case _:
+            pass

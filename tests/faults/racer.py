@@ -54,23 +54,21 @@ class Racer(appender.Appender):
         self._stop_at("loaded")
         return attempt
 
-    async def _append(self, batch: Batch) -> str:
-        tag = await super()._append(batch)
+    async def _append(self, batch: Batch) -> None:
+        await super()._append(batch)
         self._stop_at("appended")
-        return tag
 
 
 def take_away(locks: str) -> None:
     """Replace the statements that keep a lane in order.
 
-    A stopped transaction then lives on for longer, so that a slow machine does not end it before it shows.
+    A stopped session then lives on for longer, so that a slow machine does not end it before it shows.
     """
     if locks == "held":
         return
-    longer = {"idle_in_transaction_session_timeout": "10s", "transaction_timeout": "20s"}
-    setattr(appender, "SESSION", appender.SESSION | longer)  # noqa: B010 - the module means it as a constant
+    setattr(appender, "IDLE", "10s")  # noqa: B010 - the module means it as a constant
     statements = dict(QUERIES)
-    statements["lock_lane"] = "select $1::int, $2::int"
+    statements["take_lane"] = statements["give_lane"] = "select $1::int, $2::int"
     if locks == "unguarded":
         assert GUARD in statements["append"]
         statements["append"] = statements["append"].replace(GUARD, "where lane = $1 and $3::bigint >= 0")

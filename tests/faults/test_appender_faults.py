@@ -26,20 +26,25 @@ from services.errors import Overloaded, Unavailable, WriteFailed
 from services.eventlog.appender import Appender
 from services.eventlog.batch import Appended, Batch
 from services.eventlog.keys import Keyring, MasterKey
+from services.eventlog.locks import LockClass
 from services.eventlog.migrate import migrate
 from services.eventlog.pool import open_pool
 from tests.factories import Place, Writer, once
 from tests.logcheck import violations
 
-COMMIT = b"Q\x00\x00\x00\x0bcommit\x00"
-"""A simple Query message of the frontend protocol (PostgreSQL documentation, 54.7)."""
 FATES = ("lost", "answer lost", "either")
 
 
-class Cutter:
-    """A unix socket before Postgres that cuts connections at their COMMIT.
+def appends(data: bytes) -> bool:
+    """Whether a client sends the append, which commits: a Bind of the unnamed portal to that statement
+    (PostgreSQL documentation, 54.7)."""
+    return data[:1] == b"B" and data[5:13] == b"\0append\0"
 
-    `lost`: the COMMIT never arrives. `answer lost`: it is carried out, and nobody is told. `either`: it is
+
+class Cutter:
+    """A unix socket before Postgres that cuts connections at their append.
+
+    `lost`: the append never arrives. `answer lost`: it is carried out, and nobody is told. `either`: it is
     sent, and the connection is cut at once.
     """
 
@@ -67,7 +72,7 @@ class Cutter:
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(65536):
                 self.asked += 1
-                fate = self._fate() if data.endswith(COMMIT) else None
+                fate = self._fate() if appends(data) else None
                 if fate is None:
                     up_writer.write(data)
                     await up_writer.drain()
@@ -174,18 +179,53 @@ async def test_commits_cut_off_at_random_leave_everything_once(
     assert await violations(database_url) == []
 
 
-async def test_a_batch_takes_four_round_trips(
+async def test_a_batch_takes_two_round_trips_while_its_lane_is_held(
+    pool: asyncpg.Pool[Any], writers: list[Writer], database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.eventlog.appender._TURN_S", 60.0)
+    async with Cutter(database_url, lambda: None) as cutter:
+        appender = Appender(cutter.url, 0, max_batch=2)
+        await appender.start()
+        commands = await posts(writers, 6)
+        before = cutter.asked
+        await asyncio.gather(*(appender.submit(each) for each in commands))
+        # The lock, load and append of three batches, and the lock given back.
+        await until(lambda: cutter.asked - before >= 1 + 3 * 2 + 1, "the lane is given back")
+        await appender.stop()
+        assert cutter.asked - before == 1 + 3 * 2 + 1
+    assert await violations(database_url) == []
+
+
+async def test_who_waits_for_a_lane_gets_it_while_another_process_has_more_to_append(
+    pool: asyncpg.Pool[Any], writers: list[Writer], database_url: str
+) -> None:
+    busy, other = Appender(database_url, 0, max_batch=1), Appender(database_url, 0)
+    for appender in (busy, other):
+        await appender.start()
+    flood = [asyncio.create_task(busy.submit(each)) for each in await posts(writers, 400)]
+    (command,) = await posts(writers, 1)
+    await flood[0]
+    await other.submit(command)
+    assert busy.queued > 0
+    await asyncio.gather(*flood)
+    for appender in (busy, other):
+        await appender.stop()
+    assert await violations(database_url) == []
+
+
+async def test_a_lane_is_given_back_when_nothing_waits(
     pool: asyncpg.Pool[Any], writers: list[Writer], database_url: str
 ) -> None:
     async with Cutter(database_url, lambda: None) as cutter:
         appender = Appender(cutter.url, 0)
         await appender.start()
-        commands = await posts(writers, 6)
+        (command,) = await posts(writers, 1)
         before = cutter.asked
-        await asyncio.gather(*(appender.submit(each) for each in commands))
-        assert cutter.asked - before == 4  # begin and lock, load, append, commit
+        await appender.submit(command)
+        await until(lambda: cutter.asked - before == 4, "lock, load, append, and the lock given back")
+        async with asyncio.timeout(10), pool.acquire() as connection, connection.transaction():
+            await connection.execute("select pg_advisory_xact_lock($1, 0)", int(LockClass.LANE))
         await appender.stop()
-    assert await violations(database_url) == []
 
 
 class Terminated(Appender):
@@ -209,10 +249,9 @@ class Terminated(Appender):
         await self._terminate_at("loaded")
         return attempt
 
-    async def _append(self, batch: Batch) -> str:
-        tag = await super()._append(batch)
+    async def _append(self, batch: Batch) -> None:
+        await super()._append(batch)
         await self._terminate_at("appended")
-        return tag
 
 
 @pytest.mark.parametrize("place", ["loaded", "appended"])
@@ -390,14 +429,14 @@ class Full(Appender):
 
     full = True
 
-    async def _append(self, batch: Batch) -> str:
+    async def _append(self, batch: Batch) -> None:
         if self.full:
             assert self._connection is not None
             # What Postgres itself sends, in the place where it sends it.
             await self._connection.execute(
                 "do $$ begin raise exception 'no space left on device' using errcode = 'disk_full'; end $$"
             )
-        return await super()._append(batch)
+        await super()._append(batch)
 
 
 async def test_a_full_disk_is_unavailable_and_no_commands_fault(
@@ -425,7 +464,7 @@ class Unencodable(Appender):
         self.batches = 0
         self._after = after
 
-    async def _append(self, batch: Batch) -> str:
+    async def _append(self, batch: Batch) -> None:
         self.batches += 1
         if self.batches > self._after:
             raise ConnectionResetError

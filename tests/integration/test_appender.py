@@ -396,14 +396,14 @@ async def test_a_setting_of_a_newer_release_is_passed_over_and_kept(
     await (await start()).submit(change_settings({"report_threshold": 3}))
     stored = "select settings from streams where key is null"
     assert await pool.fetchval(stored) == '{"report_threshold": 3}'
-    await pool.execute("update streams set settings = settings || '{\"guests\": true}' where key is null")
+    await pool.execute("update streams set settings = settings || '{\"newer\": true}' where key is null")
     appender = await start()
     comment = await writer.post()
     await appender.submit(comment)
     await appender.submit(change_settings({"report_threshold": 1}))
     hiding = await appender.submit(await writer.report(comment.event_id))
     assert [event.type for event in hiding.events] == ["CommentReported", "CommentHidden"]
-    assert orjson.loads(await pool.fetchval(stored)) == {"report_threshold": 1, "guests": True}
+    assert orjson.loads(await pool.fetchval(stored)) == {"report_threshold": 1, "newer": True}
 
 
 # --- a random mix ----------------------------------------------------------------------------------------
