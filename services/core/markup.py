@@ -6,9 +6,10 @@ http and https addresses (GFM, section 6.9). Raw HTML is shown as the text it is
 alternative text, a heading as a bold paragraph, and a link to anything but http, https and mailto as its
 text. The output is a pure function of the body and of `RENDERER`.
 
-Two short cuts give the same output sooner (docs/decisions/0007-html-that-needs-no-sanitiser.md): a body of
-letters and sentence marks is paragraphs without being parsed, and output that is seen to hold nothing but
-bare tags of a few kinds and escaped text is not sanitised.
+Three short cuts give the same output sooner (docs/decisions/0007-html-that-needs-no-sanitiser.md): a body of
+letters and sentence marks is paragraphs without being parsed; what pulldown-cmark itself writes is taken when
+it is seen to be what the writer and the sanitiser would give; and output of the writer that is seen to hold
+nothing but bare tags of a few kinds and escaped text is not sanitised.
 """
 
 import re
@@ -37,6 +38,7 @@ MAX_LINK: Final = 2_048
 """Code points of an address at most; a longer one is shown without being a link."""
 
 _PARSER: Final = pyromark.Markdown(options=pyromark.Options.ENABLE_STRIKETHROUGH)
+_REL: Final = "nofollow ugc noopener"
 _CLEANER: Final = nh3.Cleaner(
     tags={
         "p", "br", "em", "strong", "del", "a", "blockquote", "ul", "ol", "li", "code", "pre", "hr",
@@ -45,7 +47,7 @@ _CLEANER: Final = nh3.Cleaner(
     attributes={"a": {"href"}, "ol": {"start"}},
     url_schemes={"http", "https", "mailto"},
     url_relative="deny",
-    link_rel="nofollow ugc noopener",
+    link_rel=_REL,
 )  # fmt: skip
 
 _ADDRESS: Final = re.compile(r"https?://[^\s/?#\\]|mailto:\S", re.IGNORECASE)
@@ -59,6 +61,32 @@ _LETTERS: Final = (
 _LINE: Final = rf"[{_LETTERS}][{_LETTERS}0-9 .,;:!?'\"()%/@$+=\-…–—‘’“”„«»¿¡€£]*+"
 _PROSE: Final = re.compile(rf"{_LINE}(?:\n\n?{_LINE})*+")
 """Lines that begin with a letter and hold no character that Markdown, HTML or a sanitiser minds."""
+
+_RAW_HTML: Final = re.compile("<[a-zA-Z/!?]")
+"""What a tag, a comment or an address in angle brackets begins with (CommonMark, sections 6.5 and 6.6)."""
+
+_LABEL: Final = "[a-zA-Z0-9]*+(?:-[a-zA-Z0-9]++)*+"
+_PLAIN_URL: Final = (
+    # The last label begins with a letter (or WHATWG's URL parser takes the host for an IPv4 address), and no
+    # label holds two hyphens (punycode, which may be wrong): such a host cannot be refused.
+    rf"https?://(?:[a-zA-Z0-9]{_LABEL}\.)*+[a-zA-Z]{_LABEL}"
+    # Characters that neither pulldown-cmark nor the writer changes, and no `%`: the two encode not quite the
+    # same ones. One `&amp;` was one code point.
+    r"(?:[/?#](?:[a-zA-Z0-9/?#.,:;~_=+@!$*()-]|&amp;){0,1800}+)?+"
+)
+_LINE_OF_TEXT: Final = (
+    r"(?:[^<>&:\xa0\0\r]++|&(?:amp|lt|gt);|:(?!//)"
+    # 58 pieces hold at most 29 elements in each other: with what is around them less than `MAX_NESTING`.
+    rf"|<(?:/?(?:em|strong|del|code)|br /|a href=\"{_PLAIN_URL}\"|/a)>){{0,58}}+"
+)
+_ITEMS: Final = rf"(?:<li>{_LINE_OF_TEXT}</li>\n)*+"
+_TEXT_BLOCK: Final = rf"<p>{_LINE_OF_TEXT}</p>\n"
+_ORDINARY: Final = re.compile(
+    rf"(?:{_TEXT_BLOCK}|<blockquote>\n(?:{_TEXT_BLOCK})*+</blockquote>\n"
+    rf"|<ul>\n{_ITEMS}</ul>\n|<ol>\n{_ITEMS}</ol>\n)*+"
+)
+"""What pulldown-cmark writes of paragraphs, also quoted ones, and of tight lists that are not nested. `://`
+is let through in addresses only: elsewhere it may be a bare one, which pulldown-cmark does not see."""
 
 _HARMLESS: Final = re.compile(r"(?:[^<>&\xa0\0\r]++|&(?:amp|lt|gt);|<(?:/?(?:p|em|strong|del|code)|br)>)*+")
 """Escaped text, and tags that do nothing and take no attributes."""
@@ -80,14 +108,33 @@ _NESTING_TAGS: Final = {
 
 def render(body: str) -> str:
     """The HTML, at most `MAX_HTML` code points, of a body that `normalise_body` let through."""
-    if _is_prose(body) and len(html := _paragraphs(body)) <= MAX_HTML:
-        return html[:-1]
+    html = _paragraphs(body) if _is_prose(body) else _ordinary(body)
+    if html is None or len(html) > MAX_HTML:
+        html = _written(body)
+    return html.removesuffix("\n")
+
+
+def _written(body: str) -> str:
+    """The whole way: parser, writer, sanitiser."""
     html = _Writer().write(_PARSER.events(body))
     if len(html) <= MAX_HTML and not _HARMLESS.fullmatch(html):
         html = _CLEANER.clean(html)
     if len(html) > MAX_HTML:
         html = _CLEANER.clean(f"<p>{escape(body, quote=False)}</p>\n")
-    return html.removesuffix("\n")
+    return html
+
+
+def _ordinary(body: str) -> str | None:
+    """pulldown-cmark's own HTML as the writer and the sanitiser would have given it, or None where unsure."""
+    if "<" in body and _RAW_HTML.search(body):
+        return None
+    html = _PARSER.html(body)
+    if not _ORDINARY.fullmatch(html):
+        return None
+    if "]" in body:
+        # No `>` but those of tags is left in it, so that these two characters end a link's address.
+        html = html.replace('">', f'" rel="{_REL}">')
+    return html.replace("<br />", "<br>") if "\n" in body else html
 
 
 def _is_prose(body: str) -> bool:

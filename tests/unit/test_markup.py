@@ -215,3 +215,5 @@ def test_a_body_that_would_give_too_much_html_is_shown_as_typed() -> None:
     body = f"[a]: {address}\n\n" + "[a] " * 2_000
     assert render(body) == f"<p>{body}</p>"
     assert len(render("\u00a0" * 5_000 + body)) <= MAX_HTML
+    body = "[a]: http://b\n\n" + ("[a] " * 13 + "[a]\n\n") * 170
+    assert render(body) == f"<p>{body}</p>"
