@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 PROJECT_QUEUE: Final = "threadlog-project"
 PROJECT_ACTOR: Final = "project"
-"""Brings views up to the log. Takes `stream_ids`: a list of UUIDs as text."""
+"""Brings views up to the log. Takes `stream_ids`, a list of UUIDs as text, and `poked_at`, Unix milliseconds."""
 NOTIFY_QUEUE: Final = "threadlog-notify"
 NOTIFY_ACTOR: Final = "notify"
 """Tells people of replies. Takes `stream_ids`, as the other one does."""
@@ -37,6 +37,10 @@ _NAMESPACE: Final = "threadlog"
 _MAX_AGE_MS: Final = 60_000
 _DEAD_TTL_MS: Final = 60_000
 _REFUSED_S: Final = 0.5
+_GATHER_S: Final = 0.02
+"""Seconds between two rounds of messages, at least."""
+_UNASKED: Final = 20
+"""Messages sent between two looks at the length of a queue, at most."""
 
 
 class _Broker(RedisBroker):
@@ -83,7 +87,10 @@ def message(actor: str, stream_ids: Iterable[UUID]) -> dramatiq.Message[None]:
         queue_name=QUEUES[actor],
         actor_name=actor,
         args=(),
-        kwargs={"stream_ids": [str(stream_id) for stream_id in stream_ids]},
+        kwargs={
+            "stream_ids": [str(stream_id) for stream_id in stream_ids],
+            "poked_at": time.time_ns() // 1_000_000,
+        },
         options={},
     )
 
@@ -91,8 +98,10 @@ def message(actor: str, stream_ids: Iterable[UUID]) -> dramatiq.Message[None]:
 class Poker:
     """Sends pokes from one thread of its own, for callers that must not wait, such as an event loop.
 
-    Streams that are poked while a message is under way gather, each once, and go together. Where the broker
-    is away, its queue full, or more streams gather than `limit`, pokes are dropped and counted.
+    The first poke goes at once. Streams that are poked within `_GATHER_S` of it gather, each once, and go
+    together: under load a message for each batch would cost the event loop, which shares the interpreter with
+    this thread, a tenth of its time. Where the broker is away, its queue full, or more streams gather than
+    `limit`, pokes are dropped and counted.
     """
 
     def __init__(
@@ -109,6 +118,7 @@ class Poker:
         self._per_message = streams_per_message
         self._queue_limit = queue_limit
         self._waiting: dict[str, dict[UUID, None]] = {actor: {} for actor in ACTORS}
+        self._room = dict.fromkeys(ACTORS, 0)
         self._changed = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="poker", daemon=True)
@@ -127,6 +137,7 @@ class Poker:
         """Have the actors look at these streams soon. Returns at once."""
         ids = list(stream_ids)
         with self._changed:
+            idle = not any(self._waiting.values())
             for actor in actors:
                 waiting = self._waiting[actor]
                 for stream_id in ids:
@@ -134,7 +145,8 @@ class Poker:
                         waiting[stream_id] = None
                     else:
                         self.dropped += 1
-            self._changed.notify()
+            if idle:  # else the thread is awake, or gathering
+                self._changed.notify()
 
     def stop(self, patience: float = 2.0) -> None:
         """Send what waits, for at most `patience` seconds, and end the thread."""
@@ -147,9 +159,11 @@ class Poker:
             self._broker.client.close()
 
     def _run(self) -> None:
+        sent = 0.0
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._stopping or any(self._waiting.values()))
+                self._changed.wait_for(lambda: self._stopping, sent + _GATHER_S - time.monotonic())
                 taken, self._waiting = self._waiting, {actor: {} for actor in ACTORS}
                 if self._stopping and not any(taken.values()):
                     return
@@ -157,13 +171,24 @@ class Poker:
                 ids = list(streams)
                 for start in range(0, len(ids), self._per_message):
                     self._send(actor, ids[start : start + self._per_message])
+            sent = time.monotonic()
+
+    def _is_full(self, actor: str) -> bool:
+        """Whether the queue is as long as it may be. While it is far from that, it is not asked each time."""
+        room = self._room[actor]
+        if room <= 0:
+            length: int = self._broker.client.llen(queue_key(QUEUES[actor]))
+            # Other processes fill it too: half of the room, and soon another look.
+            room = min((self._queue_limit - length + 1) // 2, _UNASKED)
+        self._room[actor] = room - 1
+        return room <= 0
 
     def _send(self, actor: str, stream_ids: list[UUID]) -> None:
         if time.monotonic() < self._silent_until:
             self.dropped += len(stream_ids)
             return
         try:
-            if self._broker.client.llen(queue_key(QUEUES[actor])) >= self._queue_limit:
+            if self._is_full(actor):
                 self.dropped += len(stream_ids)
                 return
             self._broker.enqueue(message(actor, stream_ids))

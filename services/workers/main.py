@@ -29,12 +29,12 @@ def setup() -> None:
     dramatiq.set_broker(broker)
 
     @dramatiq.actor(actor_name=PROJECT_ACTOR, queue_name=PROJECT_QUEUE, broker=broker)
-    async def project(stream_ids: list[str]) -> None:
-        await runtime.project([UUID(stream_id) for stream_id in stream_ids])
+    async def project(stream_ids: list[str], poked_at: int) -> None:
+        await runtime.project([UUID(stream_id) for stream_id in stream_ids], poked_at)
 
     @dramatiq.actor(actor_name=NOTIFY_ACTOR, queue_name=NOTIFY_QUEUE, broker=broker)
-    async def notify(stream_ids: list[str]) -> None:
-        await runtime.notify([UUID(stream_id) for stream_id in stream_ids])
+    async def notify(stream_ids: list[str], poked_at: int) -> None:
+        await runtime.notify([UUID(stream_id) for stream_id in stream_ids], poked_at)
 
 
 def configure_logging(settings: Settings) -> None:

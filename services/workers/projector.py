@@ -19,6 +19,7 @@ from services.errors import PoisonEvent, UnknownEventType
 from services.eventlog.checkpoints import DeadLetters, Parked, Projection
 from services.projection.advance import Projector
 from services.workers.faults import told
+from services.workers.hints import Looked
 
 _log = logging.getLogger(__name__)
 
@@ -37,15 +38,20 @@ class Following:
         self._slots = asyncio.Semaphore(at_once)
         self._running: set[UUID] = set()
         self._again: set[UUID] = set()
+        self._looked = Looked()
 
-    async def project(self, stream_ids: Sequence[UUID]) -> int:
-        """Bring the views of these threads up to the log; how many of them could not be brought there.
+    async def project(self, stream_ids: Sequence[UUID], poked_at: int) -> int:
+        """Bring the views of these threads, poked at that time (Unix milliseconds), up to the log; how many of
+        them could not be brought there.
 
         Every one is tried, whatever happens to the others.
         """
+        stream_ids = self._looked.still(stream_ids, poked_at)
+        if not stream_ids:
+            return 0
         parked = await self._letters.among(Projection.VIEW, stream_ids)
         outcomes = await asyncio.gather(
-            *(self._one(stream_id, parked.get(stream_id)) for stream_id in set(stream_ids)),
+            *(self._one(stream_id, parked.get(stream_id)) for stream_id in stream_ids),
             return_exceptions=True,
         )
         for outcome in outcomes:
@@ -63,7 +69,10 @@ class Following:
             while True:
                 self._again.discard(stream_id)
                 async with self._slots:
+                    began = self._looked.now()
                     done = await self._advance(stream_id, parked)
+                if done:
+                    self._looked.looked(stream_id, began)
                 if stream_id not in self._again:
                     return done
                 parked = (await self._letters.among(Projection.VIEW, [stream_id])).get(stream_id)

@@ -19,6 +19,7 @@ from services.eventlog.locks import LockClass
 from services.pokes import NOTIFY_QUEUE, PROJECT_QUEUE, Poker, queue_key
 from services.readmodel import keys
 from services.workers.caretaker import Caretaker, dismiss
+from services.workers.hints import Looked
 from services.workers.metrics import WorkerMetrics
 from tests.following import World, world_of
 from tests.processes import Threadlog, threadlog, until
@@ -132,9 +133,9 @@ async def test_a_lane_that_cannot_be_swept_keeps_nobody_from_the_others(
 
 async def test_a_chore_that_fails_keeps_nobody_from_the_others(world: World, poker: Poker) -> None:
     await world.log.post("t", "ann")
-    await world.release("0.9").project([stream_of("t")])
+    await world.release("0.9").project([stream_of("t")], Looked.now())
     await world.log.poison("t")
-    await world.release("0.9").project([stream_of("t")])
+    await world.release("0.9").project([stream_of("t")], Looked.now())
     async with Redis.from_url(world.settings.broker) as broker:
         await broker.set(queue_key(NOTIFY_QUEUE), "not a list")
         async with tending(world, poker) as registry:

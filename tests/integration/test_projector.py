@@ -14,6 +14,7 @@ from services.eventlog.log import EventLog
 from services.projection.advance import Projector
 from services.readmodel import keys
 from services.readmodel.records import Head
+from services.workers.hints import Looked
 from services.workers.projector import Following
 from tests.following import World, world_of
 from tests.writer import new_id, stream_of
@@ -30,12 +31,12 @@ async def test_a_poison_event_parks_one_thread_while_the_others_go_on(world: Wor
     for key in threads:
         await world.log.post(key, "ann")
     streams = [stream_of(key) for key in threads]
-    assert await world.following.project(streams) == 0
+    assert await world.following.project(streams, Looked.now()) == 0
     version = await world.log.poison("b")
     for key in threads:
         await world.log.post(key, "bob")
 
-    assert await world.following.project(streams) == 0
+    assert await world.following.project(streams, Looked.now()) == 0
 
     assert [await world.version(key) for key in threads] == [2, 1, 2]
     heads = await world.views.heads(streams)
@@ -53,35 +54,35 @@ async def test_a_poison_event_parks_one_thread_while_the_others_go_on(world: Wor
 
 async def test_an_event_of_a_newer_release_marks_the_view_without_a_dead_letter(world: World) -> None:
     await world.log.post("t", "ann")
-    await world.following.project([stream_of("t")])
+    await world.following.project([stream_of("t")], Looked.now())
     version = await world.log.put("t", "CommentApplauded", {})
     for _ in range(2):
-        assert await world.following.project([stream_of("t")]) == 1
+        assert await world.following.project([stream_of("t")], Looked.now()) == 1
         head = await world.head("t")
         assert (head.version, head.stale) == (1, True)
     assert await world.letters.page() == []
 
     await world.heal("t", version)
-    assert await world.following.project([stream_of("t")]) == 0
+    assert await world.following.project([stream_of("t")], Looked.now()) == 0
     head = await world.head("t")
     assert (head.version, head.stale) == (version, False)
 
 
 async def test_a_dead_letter_keeps_its_own_release_away_and_no_other(world: World) -> None:
     await world.log.post("t", "ann")
-    await world.following.project([stream_of("t")])
+    await world.following.project([stream_of("t")], Looked.now())
     version = await world.log.poison("t")
-    await world.following.project([stream_of("t")])
+    await world.following.project([stream_of("t")], Looked.now())
     other = DeadLetters(world.log.pool, "1.1")
     assert [letter.version for letter in await other.of_other_builds()] == [version]
     assert await world.letters.of_other_builds() == []
     await world.heal("t", version)
 
-    assert await world.following.project([stream_of("t")]) == 0
+    assert await world.following.project([stream_of("t")], Looked.now()) == 0
     head = await world.head("t")
     assert (head.version, head.stale) == (1, True)
 
-    assert await world.release("1.1").project([stream_of("t")]) == 0
+    assert await world.release("1.1").project([stream_of("t")], Looked.now()) == 0
     head = await world.head("t")
     assert (head.version, head.stale) == (version, False)
     assert await world.letters.page() == []
@@ -89,29 +90,29 @@ async def test_a_dead_letter_keeps_its_own_release_away_and_no_other(world: Worl
 
 async def test_a_release_that_fails_as_well_takes_the_dead_letter_over(world: World) -> None:
     await world.log.post("t", "ann")
-    await world.following.project([stream_of("t")])
+    await world.following.project([stream_of("t")], Looked.now())
     await world.log.poison("t")
-    await world.following.project([stream_of("t")])
-    await world.release("1.1").project([stream_of("t")])
+    await world.following.project([stream_of("t")], Looked.now())
+    await world.release("1.1").project([stream_of("t")], Looked.now())
     assert [letter.build for letter in await world.letters.page()] == ["1.1"]
     assert (await world.head("t")).stale
 
 
 async def test_a_mark_without_a_dead_letter_is_taken_away(world: World) -> None:
     await world.log.post("t", "ann")
-    await world.following.project([stream_of("t")])
+    await world.following.project([stream_of("t")], Looked.now())
     assert await world.views.park(stream_of("t"), 1)
     await world.log.post("t", "bob")
-    assert await world.following.project([stream_of("t")]) == 0
+    assert await world.following.project([stream_of("t")], Looked.now()) == 0
     head = await world.head("t")
     assert (head.version, head.stale) == (2, False)
 
 
 async def test_a_dead_letter_that_the_view_is_past_goes(world: World) -> None:
     await world.log.post("t", "ann")
-    await world.following.project([stream_of("t")])
+    await world.following.project([stream_of("t")], Looked.now())
     await world.letters.bury(Projection.VIEW, PoisonEvent(stream_of("t"), 1, new_id(), "left over"))
-    assert await world.following.project([stream_of("t")]) == 0
+    assert await world.following.project([stream_of("t")], Looked.now()) == 0
     assert await world.letters.page() == []
 
 
@@ -126,12 +127,12 @@ async def test_a_dead_letter_before_a_later_event_stays(world: World) -> None:
 
 async def test_what_came_with_a_poison_event_but_before_it_is_shown(world: World) -> None:
     await world.log.post("t", "ann")
-    await world.following.project([stream_of("t")])
+    await world.following.project([stream_of("t")], Looked.now())
     for _ in range(3):
         await world.log.post("t", "bob")
     assert await world.log.poison("t") == 5
     await world.log.post("t", "cleo")
-    assert await world.following.project([stream_of("t")]) == 0
+    assert await world.following.project([stream_of("t")], Looked.now()) == 0
     head = await world.head("t")
     assert (head.version, head.stale) == (4, True)
 
@@ -157,10 +158,10 @@ async def test_a_poke_during_an_advance_that_fails_is_not_lost(world: World) -> 
     following = Following(projector, world.letters)
     await world.log.post("t", "ann")
     async with asyncio.TaskGroup() as group:
-        first = group.create_task(following.project([stream_of("t")]))
+        first = group.create_task(following.project([stream_of("t")], Looked.now()))
         await projector.begun.wait()
         await world.log.post("t", "bob")
-        assert await following.project([stream_of("t")]) == 0
+        assert await following.project([stream_of("t")], Looked.now()) == 0
         projector.fails.set()
     assert await first == 0
     assert await world.version("t") == 2
@@ -170,5 +171,5 @@ async def test_one_fault_is_not_another_threads(world: World) -> None:
     await world.log.post("t", "ann")
     await world.redis.set(keys.head(stream_of("broken")), "not a hash")
     await world.log.post("broken", "ann")
-    assert await world.following.project([stream_of("broken"), stream_of("t")]) == 1
+    assert await world.following.project([stream_of("broken"), stream_of("t")], Looked.now()) == 1
     assert await world.version("t") == 1
