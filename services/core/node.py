@@ -2,8 +2,9 @@
 
 Layout: the parent's posting version in 4 bytes, big-endian (0 for a root), then, divided by NUL (which JSON
 never holds), the fields `state`, `depth`, `version`, `id` (36 characters), the author's JSON object or
-`null`, the text's members `"body":…,"html":…`, and the members `"created_at"` to `"revision"`. The scripts
-in `services/readmodel/scripts` read the first 4 bytes and the id; everything else is read here.
+`null`, the text's members `"body":…,"html":…`, the members `"created_at"` to `"revision"`, and the numbers
+of votes, up and down: a vote changes the comment's version, so its node is written anyway. The scripts in
+`services/readmodel/scripts` read the first 4 bytes and the id; everything else is read here.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class Node:
     author: bytes
     text: bytes
     times: bytes
+    up: int
+    down: int
 
     @property
     def author_id(self) -> str | None:
@@ -68,6 +71,8 @@ class Node:
             edited_at=None if edited_at is None else datetime.fromisoformat(edited_at),
             edited_by=times["edited_by"],
             version=self.version,
+            up=self.up,
+            down=self.down,
         )
 
 
@@ -79,7 +84,7 @@ def encode(comment: Comment, author: bytes, text: bytes) -> bytes:
             _quoted(comment.edited_at),
             orjson.dumps(comment.edited_by),
         )
-    return b'%b%b\0%d\0%d\0%b\0%b\0%b\0"created_at":%b,%b,"revision":%d' % (
+    return b'%b%b\0%d\0%d\0%b\0%b\0%b\0"created_at":%b,%b,"revision":%d\0%d\0%d' % (
         comment.parent.to_bytes(PARENT_BYTES, "big"),
         _STATES[comment.state],
         comment.depth,
@@ -90,6 +95,8 @@ def encode(comment: Comment, author: bytes, text: bytes) -> bytes:
         _quoted(comment.created_at),
         edited,
         comment.revision,
+        comment.up,
+        comment.down,
     )
 
 
@@ -102,7 +109,7 @@ def _quoted(when: datetime) -> bytes:
 
 def decode(raw: bytes) -> Node:
     """The node that `encode` made. Raises ValueError where `raw` is none."""
-    state, depth, version, id_, author, text, times = raw[PARENT_BYTES:].split(b"\0")
+    state, depth, version, id_, author, text, times, up, down = raw[PARENT_BYTES:].split(b"\0")
     return Node(
         parent=int.from_bytes(raw[:PARENT_BYTES], "big"),
         state=CommentState(state.decode()),
@@ -112,6 +119,8 @@ def decode(raw: bytes) -> Node:
         author=author,
         text=text,
         times=times,
+        up=int(up),
+        down=int(down),
     )
 
 

@@ -20,7 +20,7 @@ _PUBLIC: Final = b"visible"
 _NOBODYS: Final = b"erased"
 _COMMENT: Final = (
     b'{"id":%b,"thread":%b,"parent_id":%b,"depth":%b,"path":[%b],"author":%b,%b,"state":"%b",%b,'
-    b'"votes":{"up":0,"down":0},"children":%d,"descendants":%d,"pinned":false,"permalink":%b,"version":%b'
+    b'"votes":{"up":%b,"down":%b},"children":%d,"descendants":%d,"pinned":false,"permalink":%b,"version":%b'
 )
 
 CursorMaker = Callable[[int, int], str]
@@ -150,7 +150,7 @@ class _Writer:
     def comment(self, picked: Picked, parent_id: bytes, path: bytes) -> tuple[bytes, bytes]:
         """The comment's id, quoted, and its JSON object without the closing brace."""
         raw = picked.raw
-        state, depth, version, comment_id, author, text, times = raw[PARENT_BYTES:].split(b"\0")
+        state, depth, version, comment_id, author, text, times, up, down = raw[PARENT_BYTES:].split(b"\0")
         if state != _PUBLIC and not self._sees(state, author):
             author, text = NO_AUTHOR, NO_TEXT
         quoted_id = b'"%b"' % comment_id
@@ -165,6 +165,8 @@ class _Writer:
             text,
             state,
             times,
+            up,
+            down,
             picked.children,
             picked.descendants,
             permalink,

@@ -16,7 +16,7 @@ import orjson
 
 from schema.events.envelope import Recorded, chain_of
 from services.core.node import NO_AUTHOR, NO_TEXT, author_fragment, decode, encode, text_fragment
-from services.core.thread import Comment, ThreadState, evolve
+from services.core.thread import Comment, CommentState, ThreadState, evolve
 from services.errors import PoisonEvent, StreamBroken
 from services.eventlog.keys import AuthorKey, Keyring, SealBroken
 from services.eventlog.log import EventLog
@@ -156,6 +156,8 @@ class Texts:
 
 def _sources(comment: Comment, known: Mapping[int, Fragments]) -> tuple[int, ...]:
     """The versions of the events that a comment's author and text are taken from."""
+    if comment.state is CommentState.ERASED:
+        return ()
     if comment.posted in known:
         return (comment.text_version,) if comment.text_version else ()
     return (comment.posted, comment.text_version)
@@ -176,6 +178,8 @@ def _fragments(
     keys: Mapping[UUID, AuthorKey],
     known: Mapping[int, Fragments],
 ) -> Fragments:
+    if comment.state is CommentState.ERASED:
+        return NO_AUTHOR, NO_TEXT  # whoever still has the key, or the fragments
     edited = comment.text_version not in (0, comment.posted)
     kept = known.get(comment.posted)
     if kept is not None:

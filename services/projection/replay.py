@@ -71,7 +71,7 @@ class Replayer:
         """
         removed = 0
         async with self._pool.acquire() as connection:
-            while (found := await state.strays(connection, SLICE)).comments or found.reports:
+            while (found := await state.strays(connection, SLICE)).comments or found.reports or found.votes:
                 removed += await state.remove(connection, found)
         return removed
 

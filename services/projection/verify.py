@@ -136,7 +136,7 @@ def _nodes(path: str, before: bytes, after: bytes) -> Iterator[Difference]:
     except ValueError:
         yield Difference("view nodes", path, before, after)
         return
-    for name in ("parent", "state", "depth", "version", "id", "author", "text", "times"):
+    for name in ("parent", "state", "depth", "version", "id", "author", "text", "times", "up", "down"):
         one, other = getattr(stored, name), getattr(replayed, name)
         if one != other:
             yield Difference("view nodes", f"{path}.{name}", one, other)

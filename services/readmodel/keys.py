@@ -34,7 +34,7 @@ from uuid import UUID
 
 from services.core.markup import RENDERER
 
-LAYOUT: Final = 2
+LAYOUT: Final = 3
 FORMAT: Final = f"{LAYOUT}.{RENDERER}"
 BUILDS: Final = f"tl:{FORMAT}:builds"
 

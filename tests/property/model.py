@@ -21,6 +21,7 @@ class Said:
     revision: int = 1
     edited_by: str | None = None
     reporters: set[str] = field(default_factory=set)
+    votes: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -47,6 +48,8 @@ class Model:
         comment = self.comments.get(comment_id)
         if comment is None:
             return "CommentNotFound"
+        if comment.state == "erased":
+            return "CommentNotOpen"
         if comment.author != author and not moderator:
             return "NotAuthor"
         if comment.state != "visible":
@@ -63,6 +66,8 @@ class Model:
         comment = self.comments.get(comment_id)
         if comment is None:
             return "CommentNotFound"
+        if comment.state == "erased":
+            return "CommentNotOpen"
         if comment.author != author and not moderator:
             return "NotAuthor"
         wanted = "deleted" if comment.author == author else "removed"
@@ -75,7 +80,7 @@ class Model:
         comment = self.comments.get(comment_id)
         if comment is None:
             return "CommentNotFound"
-        if comment.author == reporter:
+        if comment.author == reporter and comment.state != "erased":
             return "OwnComment"
         if reporter in comment.reporters:
             return "AlreadyReported"
@@ -85,6 +90,41 @@ class Model:
         if len(comment.reporters) >= THRESHOLD:
             comment.state = "hidden"
         return None
+
+    def vote(self, comment_id: UUID, voter: str, value: int) -> str | None:
+        comment = self.comments.get(comment_id)
+        if comment is None:
+            return "CommentNotFound"
+        if voter.startswith("guest:"):
+            return "Forbidden"
+        if comment.author == voter and comment.state != "erased":
+            return "OwnComment"
+        if comment.state != "visible":
+            return "CommentNotOpen"
+        comment.votes[voter] = value
+        return None
+
+    def erase(self, author: str) -> list[UUID]:
+        """Everything that the author wrote so far; what of it was not erased before."""
+        due = [one for one in self.comments.values() if one.author == author and one.state != "erased"]
+        for comment in due:
+            comment.state = "erased"
+        return [comment.id for comment in due]
+
+    def known_now(self, tree: dict[str, Any]) -> dict[str, Any]:
+        """What is left to tell of a tree as it stood once: nothing of whom was erased since."""
+
+        def node(comment: dict[str, Any]) -> dict[str, Any]:
+            gone = self.comments[UUID(comment["id"])].state == "erased"
+            hidden = {"author": None, "body": None} if gone else {}
+            return {**comment, **hidden, "replies": [node(reply) for reply in comment["replies"]]}
+
+        return {**tree, "roots": [node(comment) for comment in tree["roots"]]}
+
+    def tally(self, comment_id: UUID) -> dict[str, int]:
+        """The votes on a comment, whatever became of it."""
+        votes = list(self.comments[comment_id].votes.values())
+        return {"up": votes.count(1), "down": votes.count(-1)}
 
     def tree(self) -> dict[str, Any]:
         """The thread as a reader sees it."""
@@ -105,6 +145,7 @@ class Model:
                 "state": comment.state,
                 "revision": comment.revision,
                 "edited_by": comment.edited_by,
+                "votes": self.tally(comment.id),
                 "children": len(replies),
                 "descendants": sum(1 + reply["descendants"] for reply in replies),
                 "replies": replies,
@@ -123,7 +164,7 @@ def simplified(page: dict[str, Any]) -> dict[str, Any]:
     def node(comment: dict[str, Any]) -> dict[str, Any]:
         assert comment["replies"]["more"] == 0
         author = comment["author"]
-        kept = ("id", "body", "state", "revision", "edited_by", "children", "descendants")
+        kept = ("id", "body", "state", "revision", "edited_by", "votes", "children", "descendants")
         return {
             **{name: comment[name] for name in kept},
             "author": None if author is None else author["id"],

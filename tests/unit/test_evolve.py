@@ -26,6 +26,7 @@ from tests.given import (
     reopened,
     replied,
     reported,
+    voted,
 )
 
 
@@ -133,6 +134,39 @@ def test_reports_add_up_and_remember_who() -> None:
     assert thread.comments[id_of("c1")].version == 3
 
 
+def test_votes_are_counted_changed_and_withdrawn() -> None:
+    thread = folded(
+        [
+            posted("c1"),
+            voted("c1", 1, by="bob"),
+            voted("c1", -1, by="carl"),
+            voted("c1", -1, by="bob", previous=1),
+            voted("c1", 0, by="carl", previous=-1),
+            voted("c1", 1, by="dee"),
+        ]
+    )
+    comment = thread.comments[id_of("c1")]
+    assert (comment.up, comment.down, comment.version, comment.text_version) == (1, 1, 6, 1)
+    assert thread.votes == {
+        (id_of("c1"), "bob"): (-1, 4),
+        (id_of("c1"), "carl"): (0, 5),
+        (id_of("c1"), "dee"): (1, 6),
+    }
+
+
+def test_votes_fold_without_knowing_who_voted_before() -> None:
+    thread = folded([posted("c1"), voted("c1", 1, by="bob")])
+    thread.votes.clear()  # as a view knows the comment
+    evolve(thread, recorded(voted("c1", -1, by="bob", previous=1), thread))
+    comment = thread.comments[id_of("c1")]
+    assert (comment.up, comment.down) == (0, 1)
+
+
+def test_votes_stay_counted_when_the_comment_goes() -> None:
+    thread = folded([posted("c1"), voted("c1", 1, by="bob"), removed("c1")])
+    assert thread.comments[id_of("c1")].up == 1
+
+
 def test_a_description_is_replaced_by_the_next() -> None:
     thread = folded([described("T", "https://a.example/"), described("U", None, by="site")])
     assert (thread.title, thread.url, thread.described_by) == ("U", None, "site")
@@ -203,6 +237,9 @@ def test_a_gap_or_a_repeat_is_poison(version: int) -> None:
         ("ReplyPosted", {"parent_id": str(id_of("c1")), "text_mac": ""}),
         ("ReplyPosted", {"parent_id": 17, "parent": 1, "depth": 1, "text_mac": ""}),
         ("CommentReported", {"comment_id": str(id_of("c1")), "weight": "heavy"}),
+        ("CommentVoted", {"comment_id": str(id_of("c1")), "value": 2, "previous": 0}),
+        ("CommentVoted", {"comment_id": str(id_of("c1")), "value": 1, "previous": "0"}),
+        ("CommentVoted", {"comment_id": str(id_of("c1")), "value": 1}),
         ("CommentEdited", {"comment_id": str(id_of("c1")), "revision": 2}),
         ("ThreadDescribed", {"title": "T"}),
         ("SiteSettingsChanged", {"changes": {}}),
@@ -216,6 +253,13 @@ def test_an_event_that_does_not_fit_is_poison_and_leaves_the_state_as_it_was(typ
         evolve(thread, event)
     assert not isinstance(raised.value, UnknownEventType)
     assert thread == before
+
+
+def test_a_vote_without_a_voter_is_poison_and_leaves_the_state_as_it_was() -> None:
+    thread = folded([posted("c1")])
+    with pytest.raises(PoisonEvent):
+        evolve(thread, recorded(replace(voted("c1", 1, by="bob"), by=None), thread))
+    assert thread == folded([posted("c1")])
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff", b'{"text_mac":"\xff"}', b"NaN"])

@@ -18,6 +18,7 @@ def test_a_stored_comment_reads_back_as_it_was() -> None:
     thread = thread_of([Said()])
     comment = add(thread, Said(parent=1, second=2, state=CommentState.HIDDEN), 0x01020300)
     comment.edited_at, comment.edited_by, comment.revision = START + timedelta(days=1), "author", 3
+    comment.up, comment.down = 12, 345
     node = decode(encode(comment, author_fragment("u-1", "Ann", "https://a.example/x.png"), b'"body":1'))
     assert node.comment(comment.posted) == comment
     assert (node.parent, node.author_id, node.text) == (1, "u-1", b'"body":1')

@@ -67,7 +67,10 @@ def test_members_come_in_the_order_of_the_contract() -> None:
 
 
 def test_every_member_says_what_the_fold_holds() -> None:
-    page = read(forum(), PageRequest())
+    thread = forum().thread
+    voted_on = thread.comments[comment_id(4)]
+    voted_on.up, voted_on.down, voted_on.version = 12, 3, 9
+    page = read(index_of(thread), PageRequest())
     reply = page["comments"][1]["replies"]["items"][0]["replies"]["items"][0]
     del reply["replies"]
     assert reply == {
@@ -84,12 +87,12 @@ def test_every_member_says_what_the_fold_holds() -> None:
         "edited_at": None,
         "edited_by": None,
         "revision": 1,
-        "votes": {"up": 0, "down": 0},
+        "votes": {"up": 12, "down": 3},
         "children": 1,
         "descendants": 1,
         "pinned": False,
         "permalink": f"https://blog.example/talk-therapy#comment-{comment_id(4)}",
-        "version": 4,
+        "version": 9,
     }
 
 
