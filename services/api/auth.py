@@ -1,40 +1,31 @@
-"""Who sends a request: the JWT that a site signs for its own people (contract, section 6).
-
-The algorithm is the one that the site's key was added with, never the one that a token asks for, so that
-`alg: none` and a public key used as an HMAC secret get nowhere (RFC 8725, section 3.1).
-"""
+"""Who sends a request (contract, section 6): somebody whom the site signed for, a guest whom we signed for,
+or one of the site's servers by its key."""
 
 from __future__ import annotations
 
-import hashlib
+import math
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
-from typing import Annotated, Any, Final
-
-import jwt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 from services.api.problems import Problem
-from services.core.commands import Actor
+from services.api.tokens import LEEWAY, RESERVED, Claims, claims_of, invalid
+from services.core.commands import GUEST, Actor
 from services.core.pagejson import Reader
-from services.core.text import NAME_CODE_POINTS, SUB_CODE_POINTS, TextRefused, check_url, normalise_line
-from services.eventlog.sites import Secret, Site
+from services.core.text import NAME_CODE_POINTS, SUB_CODE_POINTS, TextRefused, normalise_line
+from services.eventlog.sites import KEY_PREFIX, Site, key_hash
 
-MAX_TOKEN: Final = 4096
-"""The longest token, in bytes."""
-LEEWAY: Final = 30
-"""How far the site's clock and ours may differ, in seconds."""
-RESERVED: Final = ("guest:", "key:", "import:")
-"""No token's `sub` begins with these: such authors come from elsewhere."""
-_LAST_SECOND: Final = 253_402_300_799
-_REFUSED: Final = (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError)
-"""What PyJWT lets through of a token out of shape: an `exp` of Infinity, a header nested a thousand deep."""
+_CHARACTERS: Final = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Somebody signed in. `expires` is in Unix seconds."""
+    """Somebody signed in. `expires` is in Unix seconds.
+
+    An operator reads logs and figures, and need not be a moderator. `key` tells that a server key signed in,
+    as itself or acting as somebody.
+    """
 
     id: str
     name: str
@@ -42,149 +33,131 @@ class Caller:
     moderator: bool
     admin: bool
     expires: float
+    operator: bool = False
+    guest: bool = False
+    key: bool = False
+    actor: Actor = field(init=False, repr=False, compare=False)
+    """As the sender of a command."""
+    reader: Reader = field(init=False, repr=False, compare=False)
+    """As the reader of a page."""
 
-    @property
-    def actor(self) -> Actor:
-        """As the sender of a command."""
-        return Actor(self.id, self.moderator)
-
-    @property
-    def reader(self) -> Reader:
-        """As the reader of a page."""
-        return Reader(self.id, self.moderator)
-
-
-class _Claims(BaseModel):
-    """What is read of a token. Other claims are the site's own business."""
-
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
-
-    sub: Annotated[str, Field(min_length=1)]
-    exp: Annotated[int | float, Field(ge=0, le=_LAST_SECOND, allow_inf_nan=False)]
-    name: str | None = None
-    avatar: str | None = None
-    email: Annotated[str, Field(min_length=3, max_length=254, pattern=r"^[^@\s]+@[^@\s]+$")] | None = None
-    roles: Annotated[list[str], Field(max_length=100)] = []
+    def __post_init__(self) -> None:
+        # Made once: a caller is kept, and sends many requests.
+        object.__setattr__(self, "actor", Actor(self.id, self.moderator))
+        object.__setattr__(self, "reader", Reader(self.id, self.moderator))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Kept:
     caller: Caller
-    secrets: tuple[Secret, ...]
-    issuer: str | None
-    audience: str | None
+    site: Site
+    until: float
+
+    def holds_at(self, site: Site) -> bool:
+        """Whether nothing that the token was checked by has changed since the site was read."""
+        before = self.site
+        settings, earlier = site.settings, before.settings
+        if (
+            not self.caller.key
+            and before.name == site.name
+            and before.secrets == site.secrets
+            and (earlier.token_issuer, earlier.token_audience)
+            == (settings.token_issuer, settings.token_audience)
+        ):
+            self.site = site
+            return True
+        return False
 
 
 class Verifier:
-    """Verifies tokens, and remembers the verified ones by their SHA-256 until they expire."""
+    """Knows callers by their Authorization header, and remembers those whose token was checked until it
+    expires, or whose server key was found until its site changes: at most `limit` of them, with headers of at
+    most `characters` in all.
 
-    def __init__(self, limit: int = 20_000) -> None:
+    The header itself is the name of what is kept, which costs a request one look-up. Who can read them in
+    this process's memory can read there the secrets that sign them.
+    """
+
+    def __init__(self, limit: int = 20_000, characters: int = _CHARACTERS) -> None:
         self._limit = limit
-        self._kept: OrderedDict[tuple[str, bytes], _Kept] = OrderedDict()
+        self._characters = characters
+        self._held = 0
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()
 
-    def caller(self, site: Site, token: str) -> Caller:
-        """Who `token` names at `site`. Raises Problem `token-invalid` or `token-expired`."""
-        try:
-            encoded = token.encode("ascii")
-        except UnicodeEncodeError:
-            raise _invalid("is not a JWT") from None
-        if len(encoded) > MAX_TOKEN:
-            raise _invalid(f"is longer than {MAX_TOKEN:,} bytes")
-        name = (site.name, hashlib.sha256(encoded).digest())
-        kept = self._kept.get(name)
-        settings = site.settings
-        if kept is not None:
-            if (
-                kept.secrets == site.secrets
-                and kept.issuer == settings.token_issuer
-                and kept.audience == settings.token_audience
-                and time.time() < kept.caller.expires + LEEWAY
-            ):
-                self._kept.move_to_end(name)
-                return kept.caller
-            del self._kept[name]
-        caller = _caller(_decode(site, encoded))
-        self._kept[name] = _Kept(caller, site.secrets, settings.token_issuer, settings.token_audience)
-        while len(self._kept) > self._limit:
-            self._kept.popitem(last=False)
+    def caller(self, site: Site, header: str) -> Caller:
+        """Who signs in at `site` with this header. Raises Problem `token-invalid` or `token-expired`."""
+        kept = self._kept.get(header)
+        if kept is not None and (kept.site is site or kept.holds_at(site)) and time.time() < kept.until:
+            return kept.caller
+        token = bearer(header)
+        caller = _of_key(site, token) if token.startswith(KEY_PREFIX) else _of_claims(claims_of(site, token))
+        self._keep(header, _Kept(caller, site, caller.expires + LEEWAY))
         return caller
+
+    def _keep(self, header: str, kept: _Kept) -> None:
+        # The first one in is the first one out: to know which was used last would cost every request.
+        if self._kept.pop(header, None) is None:
+            self._held += len(header)
+        self._kept[header] = kept
+        while len(self._kept) > self._limit or self._held > self._characters:
+            self._held -= len(self._kept.popitem(last=False)[0])
 
 
 def bearer(header: str) -> str:
     """The token in an Authorization header. Raises Problem `token-invalid`."""
     scheme, _, token = header.partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
-        raise _invalid("is not given as `Authorization: Bearer`")
+        raise invalid("is not given as `Authorization: Bearer`")
     return token.strip()
 
 
-def _invalid(reason: str) -> Problem:
-    return Problem(
-        "token-invalid", f"the token {reason}", headers={"WWW-Authenticate": 'Bearer error="invalid_token"'}
+def acting_as(caller: Caller | None, sub: str) -> Caller:
+    """A server key's caller as somebody of its site: `sub` as in a token, with the key's own roles.
+
+    Raises Problem `bad-header`, also where no server key signed in: one who sends this header for another
+    reason must not be taken for somebody else than they meant.
+    """
+    if caller is None or not caller.key:
+        raise Problem("bad-header", "Threadlog-Act-As comes with a server key")
+    try:
+        sub = normalise_line(sub, what="Threadlog-Act-As", limit=SUB_CODE_POINTS)
+    except TextRefused as refused:
+        raise Problem("bad-header", refused.reason) from None
+    if sub.startswith(RESERVED):
+        raise Problem("bad-header", "Threadlog-Act-As names a reserved sub")
+    return replace(caller, id=sub, name=sub[:NAME_CODE_POINTS])
+
+
+def _of_key(site: Site, key: str) -> Caller:
+    try:
+        known = site.keys.get(key_hash(key))
+    except UnicodeEncodeError:
+        known = None
+    if known is None:
+        raise invalid("is no key of this site")
+    name = f"key:{known.id}"
+    admin = "admin" in known.roles
+    return Caller(
+        id=name,
+        name=known.name or name,
+        avatar=None,
+        moderator=admin or "moderator" in known.roles,
+        admin=admin,
+        expires=math.inf,
+        operator="operator" in known.roles,
+        key=True,
     )
 
 
-def _decode(site: Site, token: bytes) -> dict[str, Any]:
-    issuers = [site.name]
-    if site.settings.token_issuer is not None:
-        issuers.append(site.settings.token_issuer)
-    audience = site.settings.token_audience
-    for secret in site.secrets:
-        try:
-            return jwt.decode(
-                token,
-                secret.key,
-                algorithms=[secret.algorithm],
-                issuer=issuers,
-                audience=audience,
-                leeway=LEEWAY,
-                options={
-                    "require": ["exp", "iss", "sub"],
-                    "verify_aud": audience is not None,
-                    "verify_iat": False,
-                    "verify_jti": False,
-                },
-            )
-        except (jwt.InvalidSignatureError, jwt.InvalidAlgorithmError, jwt.InvalidKeyError):
-            continue  # perhaps it was signed with the site's other key
-        except jwt.ExpiredSignatureError:
-            raise Problem(
-                "token-expired", headers={"WWW-Authenticate": 'Bearer error="invalid_token"'}
-            ) from None
-        except jwt.ImmatureSignatureError:
-            raise _invalid("is not valid yet") from None
-        except jwt.InvalidIssuerError:
-            raise _invalid("was issued for another site") from None
-        except jwt.InvalidAudienceError:
-            raise _invalid("was issued for another audience") from None
-        except jwt.MissingRequiredClaimError as error:
-            raise _invalid(f"has no claim {error.claim}") from None
-        except _REFUSED:
-            raise _invalid("is not a JWT of the right shape") from None
-    raise _invalid("is not signed with the site's key")
-
-
-def _caller(raw: dict[str, Any]) -> Caller:
-    try:
-        claims = _Claims.model_validate(raw)
-        sub = normalise_line(claims.sub, what="sub", limit=SUB_CODE_POINTS)
-        name = sub if claims.name is None else claims.name
-        if claims.name is not None:
-            name = normalise_line(claims.name, what="name", limit=NAME_CODE_POINTS)
-        avatar = None if claims.avatar is None else check_url(claims.avatar)
-    except ValidationError as error:
-        where = ".".join(map(str, error.errors(include_input=False)[0]["loc"][:1]))
-        raise _invalid(f"has a claim out of shape: {where}") from None
-    except TextRefused as refused:
-        raise _invalid(f"has a claim out of shape: {refused.reason}") from None
-    if sub.startswith(RESERVED):
-        raise _invalid("has a reserved sub")
-    admin = "admin" in claims.roles
+def _of_claims(claims: Claims) -> Caller:
+    guest = claims.sub.startswith(GUEST)
+    admin = not guest and "admin" in claims.roles
     return Caller(
-        id=sub,
-        name=name[:NAME_CODE_POINTS],
-        avatar=avatar,
-        moderator=admin or "moderator" in claims.roles,
+        id=claims.sub,
+        name=(claims.sub if claims.name is None else claims.name)[:NAME_CODE_POINTS],
+        avatar=claims.avatar,
+        moderator=admin or (not guest and "moderator" in claims.roles),
         admin=admin,
         expires=float(claims.exp),
+        guest=guest,
     )
