@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal, NoReturn, TypeVar
 
 import orjson
 from aiohttp import hdrs, web
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from services.api.deps import API
 from services.api.problems import Problem, wrong_fields
@@ -21,7 +21,14 @@ from services.api.problems import Problem, wrong_fields
 MAX_BODY: Final = 256 * 1024
 """The largest body, in bytes."""
 
+MAX_DEPTH: Final = 32
+"""How deep arrays and objects may nest."""
+
 _JSON: Final = "application/json"
+_STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.?+)*+"?+', re.DOTALL)
+"""A string, also one that does not end: so that no attempt fails, and none is made twice."""
+_BRACES: Final = bytes.maketrans(b"{}", b"[]")
+_NO_BRACES: Final = bytes(set(range(256)) - set(b"[]{}"))
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 _Body = TypeVar("_Body", bound="Body")
 
@@ -39,25 +46,53 @@ class ThreadMetadata(Body):
     url: str | None = Field(None, description="An http or https address of at most 2,048 code points.")
 
 
+class NewGuest(Body):
+    """Who a guest says they are."""
+
+    name: str = Field(description="One line of at most 100 code points.", json_schema_extra={"minLength": 1})
+    email: str | None = Field(None, description="A mail address, never shown.")
+
+
 class NewComment(Body):
     """A comment to post."""
 
-    body: str = Field(description="Markdown: at most 10,000 code points and 40,000 bytes.")
-    parent_id: str | None = Field(None, description="The comment that this one answers.")
+    body: str = Field(
+        description="Markdown: in NFC at most 10,000 code points and 40,000 bytes, some of them visible.",
+        json_schema_extra={"minLength": 1},
+    )
+    parent_id: str | None = Field(
+        None, description="The id of the comment that this one answers; 404 where there is none."
+    )
     thread: ThreadMetadata | None = None
 
 
 class CommentEdit(Body):
     """A comment's new text."""
 
-    body: str = Field(description="Markdown: at most 10,000 code points and 40,000 bytes.")
+    body: str = Field(
+        description="Markdown: in NFC at most 10,000 code points and 40,000 bytes, some of them visible.",
+        json_schema_extra={"minLength": 1},
+    )
 
 
 class Report(Body):
     """Why a comment is reported."""
 
-    reason: str = Field(description="One of the site's `report_reasons`.")
+    reason: str = Field(description="One of the site's `report_reasons`.", json_schema_extra={"minLength": 1})
     detail: str | None = Field(None, description="At most 2,000 code points.")
+
+
+class Vote(Body):
+    """A vote on a comment; 0 withdraws it."""
+
+    value: Literal[-1, 0, 1]
+
+    @field_validator("value", mode="before")
+    @classmethod
+    def _a_number(cls, value: object) -> object:
+        if isinstance(value, bool):  # which Python takes for 1 or 0
+            raise ValueError("is not a number")  # noqa: TRY004 - pydantic takes no TypeError
+        return value
 
 
 class ThreadChange(Body):
@@ -71,6 +106,17 @@ class ThreadChange(Body):
 class NotificationsRead(Body):
     """Which notifications were read: exactly one of the two."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": ["ids"], "properties": {"ids": {"type": "array"}, "through": {"type": "null"}}},
+                {
+                    "required": ["through"],
+                    "properties": {"through": {"type": "string"}, "ids": {"type": "null"}},
+                },
+            ]
+        }
+    )
     ids: Annotated[list[str], Field(max_length=1000)] | None = None
     through: str | None = Field(None, description="This one and every earlier one.")
 
@@ -114,12 +160,29 @@ async def json_body(request: web.Request) -> tuple[Any, bytes]:
     ):
         raise Problem("not-json")
     raw = await raw_body(request)
+    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH:
+        _check_depth(raw)
     try:
         return orjson.loads(raw), raw
     except orjson.JSONDecodeError:
         if not _SURROGATE.search(raw):
             raise Problem("malformed-json") from None
     return _lone_surrogates(raw), raw
+
+
+def _check_depth(raw: bytes) -> None:
+    """Raises Problem `malformed-json` where JSON nests too deep, or its brackets do not match.
+
+    Each round takes the innermost level away, so that nothing as flat as it must be is left in the end.
+    """
+    brackets = _STRING.sub(b"", raw).translate(_BRACES, _NO_BRACES)
+    for _ in range(MAX_DEPTH):
+        before = len(brackets)
+        brackets = brackets.replace(b"[]", b"")
+        if len(brackets) == before:
+            break
+    if brackets:
+        raise Problem("malformed-json", f"JSON nests at most {MAX_DEPTH} deep")
 
 
 def _lone_surrogates(raw: bytes) -> Any:

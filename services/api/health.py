@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from ipaddress import ip_address
 from typing import Final
 
 import orjson
-from aiohttp import web
+from aiohttp import hdrs, web
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from services.api.deps import API
 from services.api.problems import Problem
+from services.eventlog.sites import KEY_PREFIX
 
 _PATIENCE: Final = 2.0
 """Seconds that a dependency has to answer."""
@@ -38,22 +38,23 @@ async def readyz(request: web.Request) -> web.Response:
 
 
 async def metrics(request: web.Request) -> web.Response:
-    """Prometheus' text format, for the networks that the settings name."""
+    """Prometheus' text format, for the networks that the settings name, and for operators from anywhere."""
     api = request.app[API]
-    peer = request.remote
-    try:
-        # A peer on a unix socket has no address: whoever may open the socket may read this.
-        address = None if not peer else ip_address(peer.partition("%")[0])
-    except ValueError:
-        raise Problem("forbidden", "metrics are for the networks in THREADLOG_METRICS_NETWORKS") from None
-    if address is not None:
-        mapped = getattr(address, "ipv4_mapped", None)
-        if not any((mapped or address) in network for network in api.settings.metrics_networks):
-            raise Problem("forbidden", "metrics are for the networks in THREADLOG_METRICS_NETWORKS")
+    if not api.addresses.within(request, api.settings.metrics_networks) and not await _operator(request):
+        raise Problem("forbidden", "metrics are for the networks in THREADLOG_METRICS_NETWORKS and operators")
     return web.Response(
-        body=api.metrics.exposition(),
+        body=await api.metrics.gathered(),
         headers={"Content-Type": CONTENT_TYPE_LATEST, "Cache-Control": "no-store"},
     )
+
+
+async def _operator(request: web.Request) -> bool:
+    """Whether an operator's server key signs in. The metrics are no site's: a key of any will do. Scrapers
+    send all sorts of headers, so whatever else there is counts nothing."""
+    _, _, key = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    if not key.startswith(KEY_PREFIX) or not key.isascii():
+        return False
+    return await request.app[API].sites.is_operator(key)
 
 
 async def _check(ask: Callable[[], Awaitable[None]]) -> Finding:

@@ -16,23 +16,34 @@ from aiohttp.typedefs import Handler
 from multidict import istr
 
 from services.api.bodies import MAX_BODY
-from services.api.context import REQUEST_ID, SITE, X_REQUEST_ID, request_id
+from services.api.context import READS, REQUEST_ID, SITE, X_REQUEST_ID, request_id
 from services.api.deps import API
+from services.api.limits.admission import RATE_LIMITS, RATELIMIT, RATELIMIT_POLICY
 from services.api.problems import Problem, problem_of
+from services.errors import Unavailable
 
 MAX_LINE: Final = 8190
 """The longest request target, in bytes."""
 MAX_HEADERS: Final = 16384
 """All of a request's headers together, in bytes."""
 
+MAX_HEADER_LINES: Final = 100
+"""How many headers a request may have."""
+
 _CAUSES: Final = 10
 _NOSNIFF: Final = istr("X-Content-Type-Options")
 _VARY: Final = "Authorization, Accept-Encoding, Origin"
-_EXPOSED: Final = "ETag, Location, RateLimit, Retry-After, Threadlog-Stale, Threadlog-Version, X-Request-ID"
+_CSP: Final = istr("Content-Security-Policy")
+_NOTHING: Final = "default-src 'none'; frame-ancestors 'none'"
+"""An answer is data: a browser that is made to show one runs nothing of it, and shows it in no frame."""
+_REFERRER: Final = istr("Referrer-Policy")
+_EXPOSED: Final = (
+    "ETag, Location, RateLimit, RateLimit-Policy, Retry-After, Threadlog-Stale, Threadlog-Version, "
+    "X-Request-ID"
+)
 _TAKEN_HEADERS: Final = (
     "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, Last-Event-ID, X-Request-ID"
 )
-_READS: Final = frozenset({"GET", "HEAD"})
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 _access = structlog.get_logger("threadlog.access")
@@ -46,11 +57,21 @@ async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
     started = loop.time()
     request[REQUEST_ID] = request_id(request)
     response: web.StreamResponse
+    work = asyncio.current_task(loop)
+    assert work is not None
+    deadlines = request.app[API].deadlines
+    deadlines.begin(work, started)
     try:
         _bounded(request)
         response = await handler(request)
+    except asyncio.CancelledError:
+        if not deadlines.missed(work):
+            raise
+        response = answer_to(request, Unavailable(f"not within {deadlines.seconds:g} s"))
     except (Exception, web.HTTPException) as error:  # noqa: BLE001 - the edge: whatever it is, it is answered
         response = answer_to(request, error)
+    finally:
+        deadlines.end(work)
     finish(request, response)
     seconds = loop.time() - started
     route = route_of(request)
@@ -107,6 +128,11 @@ def finish(request: web.Request, response: web.StreamResponse) -> None:
     headers = response.headers
     headers[X_REQUEST_ID] = request[REQUEST_ID]
     headers[_NOSNIFF] = "nosniff"
+    headers[_REFERRER] = "no-referrer"
+    if _CSP not in headers:
+        headers[_CSP] = _NOTHING
+    if request.method not in READS and (limits := request.get(RATE_LIMITS)) is not None:
+        headers[RATELIMIT_POLICY], headers[RATELIMIT] = limits
     headers[hdrs.SERVER] = "threadlog"
     headers[hdrs.VARY] = _VARY
     if hdrs.CACHE_CONTROL not in headers:
@@ -124,7 +150,7 @@ def route_of(request: web.Request) -> str:
 def _share(request: web.Request, response: web.StreamResponse) -> None:
     """CORS: anonymous reads are for everyone, all else for the site's origins (contract, section 7)."""
     origin = request.headers[hdrs.ORIGIN]
-    if request.method in _READS and hdrs.AUTHORIZATION not in request.headers:
+    if request.method in READS and hdrs.AUTHORIZATION not in request.headers:
         allowed = "*"
     elif (site := request.get(SITE)) is not None and origin in site.settings.origins:
         allowed = origin
@@ -144,7 +170,7 @@ async def preflight(request: web.Request) -> web.Response:
     site = await request.app[API].sites.get(request.match_info["site"])
     if site is not None and origin in site.settings.origins:
         allowed, may = origin, methods
-    elif wanted in _READS:
+    elif wanted in READS:
         allowed, may = "*", "GET, HEAD"
     else:
         return response
@@ -186,5 +212,7 @@ def _bounded(request: web.Request) -> None:
     """Raises Problem where address or headers are too long. Far longer ones the parser refuses by itself."""
     if len(request.raw_path) > MAX_LINE:
         raise Problem("uri-too-long", f"an address has at most {MAX_LINE:,} bytes")
+    if len(request.raw_headers) > MAX_HEADER_LINES:
+        raise Problem("headers-too-large", f"a request has at most {MAX_HEADER_LINES} headers")
     if sum(map(len, chain.from_iterable(request.raw_headers))) > MAX_HEADERS:
         raise Problem("headers-too-large", f"headers have at most {MAX_HEADERS:,} bytes in all")

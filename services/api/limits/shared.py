@@ -1,0 +1,209 @@
+"""The limits that all processes share, in Redis: what asks while a call is under way goes with the next one.
+
+There is no timer, as in the appender: one script call is under way at a time, and one call carries the writes
+that gathered meanwhile. A call goes out when the handlers that are ready have run, so that the requests that
+one look at the sockets brought are one call.
+
+    tl:limit:<format>:{<site>}:<kind>:<digest>  string  the limit's theoretical arrival time, microseconds;
+                                                       expires when it has come
+
+`digest` is keyed: who writes, and from where, cannot be read in Redis. A site's limits carry one hash tag.
+One call takes the limits of many sites, which a Redis Cluster would refuse; the broker's is never one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections import deque
+from importlib.resources import files
+from typing import Final, Protocol, cast
+
+import hiredis
+import structlog
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
+
+from services.api.limits.policy import Charge, Used
+
+FORMAT: Final = 1
+
+_AT_ONCE: Final = 256
+"""Writes in one call, which keeps the server for about a millisecond."""
+_WAITING: Final = 1024
+"""Writes that wait for a call."""
+_PATIENCE_S: Final = 0.05
+"""How long one call may take."""
+_AWAY_S: Final = 1.0
+"""How long Redis is not asked after it failed."""
+_CONNECT_S: Final = 1.0
+_READ: Final = 65_536
+
+_log = structlog.get_logger("threadlog.api")
+
+
+def _packed(*arguments: bytes | int) -> bytes:
+    packed: bytes = hiredis.pack_command(arguments)  # type: ignore[arg-type]  # its stub says a tuple of one
+    return packed
+
+
+class _Line:
+    """Mixed into a pool's class of connections: a packed command goes out and its reply comes back, without
+    what redis-py does around them for each command."""
+
+    _reader: asyncio.StreamReader | None
+    _writer: asyncio.StreamWriter | None
+
+    async def exchange(self, packed: bytes) -> object:
+        """The reply, an error as a value. Raises OSError where the connection is lost."""
+        if self._writer is None or self._reader is None:
+            raise ConnectionResetError
+        replies = hiredis.Reader()
+        self._writer.write(packed)
+        while (reply := replies.gets()) is False:
+            data = await self._reader.read(_READ)
+            if not data:
+                raise ConnectionResetError
+            replies.feed(data)
+        return reply
+
+
+class _Connection(Protocol):
+    async def connect(self) -> None: ...
+    async def disconnect(self, *, nowait: bool) -> None: ...
+    async def exchange(self, packed: bytes) -> object: ...
+
+
+class SharedLimits:
+    """The limits in the Redis at `url`. While it is away, no charge is answered, and its maker decides."""
+
+    def __init__(self, url: str) -> None:
+        # RESP2, which sends replies and nothing between them.
+        pool = ConnectionPool.from_url(
+            url, socket_connect_timeout=_CONNECT_S, socket_timeout=_CONNECT_S, protocol=2
+        )
+        own = pool.connection_class
+        pool.connection_class = cast(type[AbstractConnection], type(f"{own.__name__}Line", (_Line, own), {}))
+        self._pool = pool
+        self._connection: _Connection | None = None
+        self._script = (files("services.api.limits") / "gcra.lua").read_bytes()
+        self._sha = hashlib.sha1(self._script, usedforsecurity=False).hexdigest().encode()
+        self._waiting: deque[tuple[Charge, asyncio.Future[Used | None]]] = deque()
+        self._filled = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._silent_until = 0.0
+        self.away = True
+        """Whether it is not asked now."""
+        self.calls = 0
+        """Script calls that were answered."""
+
+    async def start(self) -> None:
+        """Connect, if that is possible now; go on trying where it is not."""
+        await self._connect()
+        self._task = asyncio.create_task(self._run(), name="rate limits")
+
+    async def stop(self) -> None:
+        """Answer nothing any more, and disconnect."""
+        self.away = True
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        self._give_up()
+        await self._disconnect()
+
+    def ask(self, charge: Charge) -> asyncio.Future[Used | None] | None:
+        """What is used of the charge's limits; None, or a future of None, where Redis does not decide."""
+        waiting = self._waiting
+        if self.away or len(waiting) >= _WAITING:
+            return None
+        answer: asyncio.Future[Used | None] = asyncio.get_running_loop().create_future()
+        if not waiting:
+            self._filled.set()
+        waiting.append((charge, answer))
+        return answer
+
+    async def _run(self) -> None:
+        while True:
+            if self.away:
+                await asyncio.sleep(self._silent_until - asyncio.get_running_loop().time())
+                await self._connect()
+            elif not self._waiting:
+                self._filled.clear()
+                await self._filled.wait()
+            else:
+                await self._call()
+
+    async def _call(self) -> None:
+        count = min(len(self._waiting), _AT_ONCE)
+        batch = [self._waiting.popleft() for _ in range(count)]
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                used = await self._exchange([charge for charge, _ in batch])
+            self.calls += 1
+            start = 0
+            for charge, answer in batch:
+                end = start + len(charge.keys)
+                if not answer.done():
+                    answer.set_result(used[start:end])
+                start = end
+        except BaseException as error:
+            # Whatever it is, nobody may be left waiting: `_give_up` answers those that are.
+            self._waiting.extendleft(reversed(batch))
+            if not isinstance(error, Exception):
+                raise
+            await self._lost(error)
+
+    async def _exchange(self, charges: list[Charge]) -> list[int]:
+        keys: list[bytes] = []
+        arguments: list[int] = []
+        for charge in charges:
+            keys += charge.keys
+            for limit in charge.policy.limits:
+                arguments += (limit.interval, limit.room)
+            arguments[-1] = -charge.policy.limits[-1].room
+        rest: tuple[bytes | int, ...] = (len(keys), *keys, *arguments)
+        connection = self._connection
+        assert connection is not None
+        reply = await connection.exchange(_packed(b"EVALSHA", self._sha, *rest))
+        if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT"):
+            reply = await connection.exchange(_packed(b"EVAL", self._script, *rest))
+        if isinstance(reply, Exception):
+            raise reply
+        if not isinstance(reply, list) or len(reply) != len(keys):
+            raise ConnectionResetError
+        return reply
+
+    async def _connect(self) -> None:
+        connection = cast(_Connection, self._pool.make_connection())  # type: ignore[no-untyped-call]
+        self._connection = connection
+        try:
+            async with asyncio.timeout(_CONNECT_S):
+                await connection.connect()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the process' own limits hold meanwhile
+            await self._lost(error)
+        else:
+            if self._task is not None:
+                _log.info("rate limits are shared again")
+            self.away = False
+
+    async def _lost(self, error: Exception) -> None:
+        """Nobody waits for Redis until it has been left alone for a while."""
+        if not self.away:
+            _log.warning("rate limits are this process' own for now", error=type(error).__name__)
+        self.away = True
+        self._silent_until = asyncio.get_running_loop().time() + _AWAY_S
+        self._give_up()
+        await self._disconnect()
+
+    def _give_up(self) -> None:
+        while self._waiting:
+            _, answer = self._waiting.popleft()
+            if not answer.done():
+                answer.set_result(None)
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(Exception):
+                await connection.disconnect(nowait=True)
