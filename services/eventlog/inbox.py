@@ -54,6 +54,12 @@ class Inbox:
         """How many were not read yet."""
         return int(await self._pool.fetchval(QUERIES["unread"], site, recipient) or 0)
 
+    async def empty(self, site: str, recipient: str) -> None:
+        """Delete all that they were told of."""
+        told_of = "DELETE 1"
+        while told_of != "DELETE 0":
+            told_of = await self._pool.execute(QUERIES["empty_inbox"], site, recipient)
+
     async def mark_read(self, site: str, recipient: str, what: Collection[UUID] | UUID) -> None:
         """Mark notifications as read: those with these ids, or `what` itself and all older ones.
 

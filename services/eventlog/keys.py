@@ -4,15 +4,21 @@ A key is 32 random bytes, stored wrapped by the master key (AES-256-GCM, bound t
 a key erases what it sealed, in the log and in every copy of it. A key is made once, and never again once it
 is destroyed: the next text of the same author gets a new one.
 
+Another process may destroy a key that this one has kept. Before a kept key opens anything, the `erasures` are
+looked at, at most once in CONFIRM_S; so that much after a key was destroyed nobody opens anything with it.
+To seal with one needs no look: the batch finds the key gone, and the text is sealed anew.
+
 What is sealed is bound to its event and stream (the associated data), so that it opens nowhere else:
 nonce (12 bytes), ciphertext, tag (16).
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import os
+import time
 from base64 import b64decode
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -29,7 +35,11 @@ from services.core.commands import Sealed
 from services.errors import ConfigurationError, KeyDestroyed
 from services.eventlog.queries import QUERIES
 
+CONFIRM_S: Final = 1.0
+"""Seconds for which kept keys are taken to live without another look."""
+
 _NONCE: Final = 12
+_ERASURES: Final = 10_000
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 
@@ -113,12 +123,19 @@ class Keyring:
         self._limit = limit
         self._by_author: OrderedDict[tuple[str, str], AuthorKey] = OrderedDict()
         self._by_id: OrderedDict[UUID, AuthorKey] = OrderedDict()
+        self._gone: OrderedDict[UUID, None] = OrderedDict()
+        self._seen: tuple[int, UUID | None] | None = None
+        """Number and key of the last erasure that is known here; None before the first look."""
+        self._looked = 0.0
+        self._looking = asyncio.Lock()
 
     async def for_author(self, site: str, author_id: str) -> AuthorKey:
         """The author's living key, made where there is none. Durable before it is returned."""
         if (kept := self._by_author.get((site, author_id))) is not None:
             self._by_author.move_to_end((site, author_id))
             return kept
+        if self._seen is None:
+            await self._look()
         key_id = UUID(bytes=os.urandom(16), version=4)
         wrapped = self._master.wrap(key_id.bytes, os.urandom(32))
         await self._pool.execute(QUERIES["insert_author_key"], key_id, site, author_id, wrapped)
@@ -133,7 +150,10 @@ class Keyring:
         """The living ones of these keys."""
         found: dict[UUID, AuthorKey] = {}
         missing: list[UUID] = []
-        for key_id in set(key_ids):
+        asked = set(key_ids)
+        if asked:
+            await self._look()
+        for key_id in asked:
             if (kept := self._by_id.get(key_id)) is not None:
                 found[key_id] = kept
             else:
@@ -156,10 +176,37 @@ class Keyring:
         for author in [author for author, key in self._by_author.items() if key.key_id == key_id]:
             del self._by_author[author]
 
+    async def _look(self) -> None:
+        """Forget the keys that others have destroyed, unless that was looked for just now."""
+        if time.monotonic() - self._looked < CONFIRM_S and self._seen is not None:
+            return
+        async with self._looking:
+            started = time.monotonic()  # what is destroyed from here on is seen by the next look
+            if started - self._looked < CONFIRM_S and self._seen is not None:
+                return
+            if self._seen is not None:
+                found = await self._pool.fetch(QUERIES["erasures_since"], self._seen[0], _ERASURES)
+                known = [tuple(row) for row in found]
+                if self._seen[1] is None:
+                    known.insert(0, self._seen)
+                if known and known[0] == self._seen and len(found) < _ERASURES:
+                    for _, key_id in known[1:]:
+                        self.forget(key_id)
+                        _bounded(self._gone, key_id, None, _ERASURES)
+                    self._seen, self._looked = known[-1], started
+                    return
+            # The first look; or too much has happened; or the database was set back, and tells another story.
+            self._by_id.clear()
+            self._by_author.clear()
+            row = await self._pool.fetchrow(QUERIES["last_erasure"])
+            self._seen = (0, None) if row is None else (row["number"], row["key_id"])
+            self._looked = started
+
     def _keep(self, key_id: UUID, wrapped: bytes) -> AuthorKey:
         secret = self._master.unwrap(key_id.bytes, wrapped)
         key = AuthorKey(key_id, secret, AESGCM(secret))
-        _bounded(self._by_id, key_id, key, self._limit)
+        if key_id not in self._gone:  # else it was read before it was destroyed, and comes in late
+            _bounded(self._by_id, key_id, key, self._limit)
         return key
 
 

@@ -1,11 +1,13 @@
 """Bringing a database to the schema that this release runs on. Forward only.
 
 The migrations are numbered .sql files in `schema/migrations`, applied by pogo-core, each in its own
-transaction, under an advisory lock so that two hosts that start at once do not apply them twice.
+transaction unless it says otherwise, under an advisory lock so that two hosts that start at once do not
+apply them twice.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from pathlib import Path
@@ -25,6 +27,7 @@ MIGRATIONS: Final = Path(schema.__file__).parent / "migrations"
 Connection = asyncpg.Connection | PoolConnectionProxy
 _log = logging.getLogger(__name__)
 _MINIMUM_SERVER: Final = 17
+_AGAIN_S: Final = 0.1
 
 
 def known() -> list[str]:
@@ -47,7 +50,11 @@ async def migrate(database_url: str, lanes: int = 1) -> list[str]:
     connection = await asyncpg.connect(database_url)
     try:
         _check_server(connection)
-        await connection.execute("select pg_advisory_lock($1, 0)", int(LockClass.MIGRATION))
+        # Asked for again and again: to make an index while others write waits for every statement that runs,
+        # and so would for the statement of a host that waits for this lock.
+        lock = "select pg_try_advisory_lock($1, 0)"
+        while not await connection.fetchval(lock, int(LockClass.MIGRATION)):  # noqa: ASYNC110 - another host's
+            await asyncio.sleep(_AGAIN_S)
         before = await applied(connection)
         await ensure_pogo_sync(connection)
         try:

@@ -17,9 +17,9 @@ from dramatiq.asyncio import get_event_loop_thread
 from dramatiq.middleware import Middleware
 from prometheus_client import multiprocess
 
+from services.orphans import end_with_parent
 from services.workers import exposition
 from services.workers.metrics import DIRECTORY
-from services.workers.orphans import end_with_parent
 from services.workers.runtime import Runtime
 
 _log = logging.getLogger(__name__)

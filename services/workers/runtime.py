@@ -5,19 +5,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
 from services.errors import PoisonEvent, Unavailable, UnknownEventType
+from services.eventlog.appender import Committed
+from services.eventlog.appenders import Appenders
 from services.eventlog.checkpoints import DeadLetters, Parked, Projection
 from services.pokes import NOTIFY_ACTOR, PROJECT_ACTOR, Poker
 from services.projection.advance import Projector
+from services.readmodel.remains import Remains
 from services.settings import Settings
-from services.wiring import connect_redis, resources
+from services.wiring import Resources, connect_redis, resources
 from services.workers.caretaker import Caretaker, dismiss
+from services.workers.eraser import Eraser
 from services.workers.faults import FAULTS, told
+from services.workers.hints import Looked
 from services.workers.metrics import WorkerMetrics
 from services.workers.notifier import Notifier
 from services.workers.projector import Following
@@ -38,6 +44,7 @@ class _Opened:
     notifier: Notifier
     letters: DeadLetters
     caretaker: asyncio.Task[None]
+    eraser: asyncio.Task[None]
 
 
 class Runtime:
@@ -51,6 +58,7 @@ class Runtime:
         self._closing: asyncio.Event | None = None
         self._telling: asyncio.Semaphore | None = None
         self._counted = 0
+        self._told = Looked()
         # Read now: by the time that a connection is made, another release may lie there.
         self._release = release()
 
@@ -65,6 +73,7 @@ class Runtime:
         """Leave the periodic work to others; messages under way may finish."""
         if self._opened is not None and self._opened.done():
             self._opened.result().caretaker.cancel()
+            self._opened.result().eraser.cancel()
 
     async def close(self) -> None:
         """Disconnect."""
@@ -75,17 +84,17 @@ class Runtime:
             await dismiss(self._task)
         await asyncio.gather(self._task, return_exceptions=True)
 
-    async def project(self, stream_ids: Sequence[UUID]) -> None:
+    async def project(self, stream_ids: Sequence[UUID], poked_at: int) -> None:
         """Handle a message of the actor `project`."""
         opened = await self._ready()
-        await self._count(PROJECT_ACTOR, lambda: opened.following.project(stream_ids))
+        await self._count(PROJECT_ACTOR, lambda: opened.following.project(stream_ids, poked_at))
         projected, self._counted = opened.projector.projected - self._counted, opened.projector.projected
         self._metrics.projected.inc(projected)
 
-    async def notify(self, stream_ids: Sequence[UUID]) -> None:
+    async def notify(self, stream_ids: Sequence[UUID], poked_at: int) -> None:
         """Handle a message of the actor `notify`."""
         opened = await self._ready()
-        await self._count(NOTIFY_ACTOR, lambda: self._tell(opened, stream_ids))
+        await self._count(NOTIFY_ACTOR, lambda: self._tell(opened, self._told.still(stream_ids, poked_at)))
 
     async def _count(self, actor: str, handle: Callable[[], Awaitable[int]]) -> None:
         outcome = "failed"
@@ -100,7 +109,7 @@ class Runtime:
     async def _tell(self, opened: _Opened, stream_ids: Sequence[UUID]) -> int:
         parked = await opened.letters.among(Projection.NOTIFICATIONS, stream_ids)
         outcomes = await asyncio.gather(
-            *(self._tell_of(opened, stream_id, parked.get(stream_id)) for stream_id in set(stream_ids)),
+            *(self._tell_of(opened, stream_id, parked.get(stream_id)) for stream_id in stream_ids),
             return_exceptions=True,
         )
         for outcome in outcomes:
@@ -119,7 +128,9 @@ class Runtime:
         assert self._telling is not None
         try:
             async with self._telling:
+                began = self._told.now()
                 count = await opened.notifier.notify(stream_id)
+            self._told.looked(stream_id, began)
             self._metrics.notifications.inc(count)
             if parked is not None:
                 await opened.letters.resurrect(Projection.NOTIFICATIONS, stream_id, parked.version)
@@ -165,11 +176,46 @@ class Runtime:
                 ).run(),
                 name="caretaker",
             )
+            eraser = asyncio.create_task(
+                Eraser(
+                    made.pool,
+                    made.erasures,
+                    made.projector,
+                    Remains(made.redis),
+                    lambda: _appending(made, poker),
+                ).run(),
+                name="eraser",
+            )
             poker.start()
-            opened.set_result(_Opened(made.projector, following, Notifier(made.pool), letters, caretaker))
+            opened.set_result(
+                _Opened(made.projector, following, Notifier(made.pool), letters, caretaker, eraser)
+            )
             try:
                 await closing.wait()
             finally:
                 await dismiss(caretaker)
+                await dismiss(eraser)
                 await asyncio.to_thread(poker.stop)
                 await broker.aclose()
+
+
+@asynccontextmanager
+async def _appending(made: Resources, poker: Poker) -> AsyncIterator[Appenders]:
+    """Appenders of this process, which poke the workers as the API's do."""
+
+    def committed(batch: Committed) -> None:
+        if batch.moved:
+            poker.poke(batch.moved)
+
+    appenders = Appenders(
+        made.settings.database_url,
+        made.lanes,
+        on_committed=committed,
+        max_batch=made.settings.max_batch,
+        max_queue=made.settings.max_queue,
+    )
+    try:
+        await appenders.start()
+        yield appenders
+    finally:
+        await appenders.stop()

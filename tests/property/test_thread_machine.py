@@ -20,6 +20,7 @@ from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     multiple,
+    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -32,15 +33,18 @@ from services.core.commands import (
     Command,
     DeleteComment,
     EditComment,
+    EraseComments,
     Idempotency,
     PostComment,
     ReportComment,
+    VoteComment,
 )
 from services.core.page import FoldIndex, PageRequest, Placed
 from services.core.pagejson import page_json
 from services.errors import Refusal
 from services.eventlog.appenders import Appenders
-from services.eventlog.batch import Appended
+from services.eventlog.batch import Appended, Tally
+from services.eventlog.erasures import Erasures
 from services.settings import Settings
 from services.wiring import Resources, resources
 from tests.property.model import THRESHOLD, Model, simplified
@@ -179,6 +183,34 @@ class ThreadMachine(RuleBasedStateMachine):
         expected = self.model.report(comment, reporter)
         self.check(ReportComment(**address, comment_id=comment, reason="spam", detail=detail), expected)
 
+    @rule(voter=people | st.just("guest:1"), comment=comments, value=st.sampled_from([1, -1, 0]))
+    def vote(self, voter: str, comment: UUID, value: Any) -> None:
+        said = self.model.comments[comment]
+        changes = said.votes.get(voter, 0) != value
+        before = self.version
+        expected = self.model.vote(comment, voter, value)
+        outcome = self.check(VoteComment(**self.address(voter), comment_id=comment, value=value), expected)
+        if outcome is not None:
+            assert outcome.tally == Tally(**self.model.tally(comment), value=value)
+            assert self.version == before + changes
+
+    @precondition(lambda self: len(self.model.comments) > 3)
+    @rule(author=people)
+    def erase(self, author: str) -> None:
+        parts = self.world.parts
+        erasures = Erasures(parts.pool, settle=0.0)
+        erasure = self.world.run(erasures.request(SITE, author, requested_by=author))
+        due = self.model.erase(author)
+        if erasure is None:
+            assert not due
+            return
+        parts.keyring.forget(erasure.key_id)
+        address = self.address(author) | {"actor": Actor(None)}
+        command = EraseComments(**address, key_id=erasure.key_id, comment_ids=tuple(due), cause=erasure.id)
+        outcome = self.check(command, None)
+        assert outcome is not None
+        assert [event.type for event in outcome.events] == ["CommentErased"] * len(due)
+
     @rule(closed=st.booleans())
     def close_or_open(self, *, closed: bool) -> None:
         if self.version:
@@ -242,7 +274,7 @@ class ThreadMachine(RuleBasedStateMachine):
         assert self.world.run(parts.verifier.thread(self.stream_id)) == []
         for version, tree in self.seen[:: max(1, len(self.seen) // 8)]:
             index: FoldIndex = self.world.run(parts.projector.index(self.stream_id, to=version))
-            assert shown(index.page(EVERYTHING), index.thread) == tree
+            assert shown(index.page(EVERYTHING), index.thread) == self.model.known_now(tree)
 
     async def dump(self) -> list[Placed]:
         head = await self.world.parts.views.head(self.stream_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import asyncpg
@@ -12,6 +13,7 @@ import typer
 from redis.exceptions import RedisError
 
 from services.errors import ConfigurationError, ThreadlogError
+from services.eventlog.erased_keys import ErasedKeysFile
 from services.eventlog.keys import MasterKey, SealBroken
 from services.eventlog.migrate import applied, known
 from services.eventlog.queries import QUERIES
@@ -27,6 +29,7 @@ _CLOCK_S: Final = 1.0
 _LAG_S: Final = 60.0
 _AHEAD: Final = timedelta(days=14)
 _KEYS: Final = 20
+_ERASING: Final = timedelta(minutes=10)
 _DOWN: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, ThreadlogError)
 
 
@@ -104,6 +107,7 @@ async def _postgres(settings: Settings, report: _Report) -> bool:
         report.well("schema", f"newer by {', '.join(newer)}" if newer else "up to date")
         await _partitions(connection, report)
         await _keys(connection, MasterKey(settings.master_key.get_secret_value()), report)
+        await _erasures(connection, settings.erased_keys_file, report)
         return True
     except _DOWN as error:
         report.found("postgres", _line(error), "look into the server's log")
@@ -171,6 +175,23 @@ async def _keys(connection: asyncpg.Connection, master: MasterKey, report: _Repo
         report.well(
             "keys", f"the master key opens {opened} of {opened} looked at" if opened else "none stored"
         )
+
+
+async def _erasures(connection: asyncpg.Connection, path: Path | None, report: _Report) -> None:
+    alive = 0
+    if path is not None:
+        destroyed = list(ErasedKeysFile(path).keys())
+        alive = len(await connection.fetch(QUERIES["living_keys_among"], destroyed))
+    row = await connection.fetchrow(QUERIES["unfinished_erasures"])
+    assert row is not None
+    if alive:
+        detail = f"{alive:,} keys live that THREADLOG_ERASED_KEYS_FILE names: a backup was restored"
+        report.found("erasures", detail, "threadlog erase --reapply")
+    elif row["erasures"] and datetime.now(UTC) - row["since"] > _ERASING:
+        detail = f"{row['erasures']:,} are not carried out, the oldest since {row['since']:%Y-%m-%d %H:%M}Z"
+        report.found("erasures", detail, "check that a `threadlog worker` runs; threadlog erase --list")
+    else:
+        report.well("erasures", f"{row['erasures']:,} under way")
 
 
 async def _redis(check: str, url: str, variable: str, report: _Report) -> bool:
