@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
-from collections.abc import AsyncIterator, Callable
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,17 +16,26 @@ import structlog
 from aiohttp import web
 
 from services.api.app import create_app, runner
+from services.api.connections import raise_file_limit
 from services.api.deps import Api
+from services.api.limits.limiter import Limiter
+from services.api.limits.shared import SharedLimits
 from services.api.metrics import Metrics, Watched
+from services.api.siblings import Siblings
+from services.errors import ConfigurationError
 from services.eventlog.appender import Committed
 from services.eventlog.appenders import Appenders
 from services.eventlog.inbox import Inbox
 from services.eventlog.migrate import check
+from services.eventlog.pool import Hosts
 from services.pokes import Poker
 from services.settings import Settings
 from services.wiring import READER_SESSION, Resources, resources
 
 _BACKLOG: Final = 1024
+_COLLECT: Final = (20_000, 20, 20)
+"""Thresholds of the garbage collector. Requests leave few cycles behind, and the default of 700 new objects
+spent a tenth of the time on looking for them."""
 _PROBE_S: Final = 1.5
 """Seconds in which Postgres must answer whether it is usable: less than `/readyz` waits."""
 
@@ -63,6 +74,8 @@ async def api_on(found: Resources) -> AsyncIterator[Api]:
         max_queue=settings.max_queue,
     )
 
+    limiter = Limiter(SharedLimits(settings.broker), found.master.derived("limits"))
+
     async def postgres() -> None:
         async with probe.acquire() as connection:
             await check(connection)
@@ -77,6 +90,7 @@ async def api_on(found: Resources) -> AsyncIterator[Api]:
         settings.database_url,
         min_size=0,
         max_size=1,
+        connect=Hosts(settings.database_url).connect,
         timeout=_PROBE_S,
         command_timeout=_PROBE_S,
         server_settings=READER_SESSION,
@@ -84,6 +98,7 @@ async def api_on(found: Resources) -> AsyncIterator[Api]:
     try:
         await probe
         await appenders.start()
+        await limiter.shared.start()
         try:
             yield Api(
                 settings=settings,
@@ -93,45 +108,73 @@ async def api_on(found: Resources) -> AsyncIterator[Api]:
                 appenders=appenders,
                 reader=found.reader,
                 inbox=Inbox(found.pool),
+                erasures=found.erasures,
+                pool=found.pool,
                 master=found.master,
                 metrics=metrics,
+                limiter=limiter,
                 postgres=postgres,
                 redis=redis,
             )
         finally:
+            await limiter.shared.stop()
             await appenders.stop()
     finally:
         probe.terminate()
         await asyncio.to_thread(poker.stop)
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one of several processes listens, and who the others are."""
+
+    sockets: Sequence[socket.socket]
+    siblings: Siblings
+
+
 @contextlib.asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[Serving]:
-    """The API listening at `settings.host` and `.port` (0: any free one).
+async def serving(settings: Settings, place: Place | None = None) -> AsyncIterator[Serving]:
+    """The API listening at `settings.host` and `.port` (0: any free one), or on the sockets of its place.
 
     Ends by refusing new connections, answering the requests under way, and committing what was taken.
-    Raises what `resources` raises, and OSError where the port is taken.
+    Raises what `resources` raises, and ConfigurationError where the port is taken.
     """
     async with resources(settings) as found, api_on(found) as api:
         running = runner(create_app(api))
         await running.setup()
         try:
-            await web.TCPSite(running, settings.host, settings.port, backlog=_BACKLOG).start()
-            address = running.addresses[0]
-            yield Serving(api, found, str(address[0]), int(address[1]))
+            async with contextlib.AsyncExitStack() as stack:
+                if place is None:
+                    try:
+                        await web.TCPSite(running, settings.host, settings.port, backlog=_BACKLOG).start()
+                    except OSError as error:
+                        raise ConfigurationError(f"THREADLOG_PORT: cannot listen: {error}") from error
+                else:
+                    api.metrics.siblings = place.siblings
+                    await stack.enter_async_context(place.siblings.telling(api.metrics.exposition))
+                    for one in place.sockets:
+                        await web.SockSite(running, one, backlog=_BACKLOG).start()
+                address = running.addresses[0]
+                yield Serving(api, found, str(address[0]), int(address[1]))
         finally:
             api.drain.begun = True
             await running.cleanup()
 
 
-async def serve(settings: Settings, started: Callable[[Serving], None] = lambda _: None) -> None:
+async def serve(
+    settings: Settings, started: Callable[[Serving], None] = lambda _: None, place: Place | None = None
+) -> None:
     """Serve until SIGINT or SIGTERM. `started` is told the address once it listens."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    raise_file_limit()
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, stop.set)
-    async with serving(settings) as running:
+    async with serving(settings, place) as running:
         _log.info("listening", host=running.host, port=running.port)
         started(running)
+        gc.collect()
+        gc.freeze()  # what lives as long as the process need not be looked at again and again
+        gc.set_threshold(*_COLLECT)
         await stop.wait()
         _log.info("stopping")

@@ -24,6 +24,7 @@ from redis.asyncio import Redis
 
 from services.eventlog.checkpoints import FIRST, DeadLetters, LaneCheckpoints, Projection
 from services.eventlog.locks import LockClass
+from services.eventlog.pool import Hosts
 from services.eventlog.queries import QUERIES
 from services.pokes import NOTIFY_ACTOR, PROJECT_ACTOR, QUEUES, Poker, queue_key
 from services.readmodel.views import Views
@@ -103,7 +104,7 @@ class Caretaker:
         metrics: WorkerMetrics,
     ) -> None:
         """`broker` is a client of the broker's Redis, whose queues are measured."""
-        self._url = database_url
+        self._hosts = Hosts(database_url)
         self._views = views
         self._broker = broker
         self._letters = letters
@@ -127,8 +128,7 @@ class Caretaker:
         while True:
             leases = _Leases()
             try:
-                connection = await asyncpg.connect(
-                    self._url,
+                connection = await self._hosts.connect(
                     timeout=5,
                     command_timeout=30,
                     server_settings={"application_name": "threadlog-caretaker", "jit": "off"},

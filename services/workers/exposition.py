@@ -10,9 +10,9 @@ from typing import Final
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from services.orphans import end_with_parent
 from services.settings import Settings
 from services.workers.metrics import DIRECTORY
-from services.workers.orphans import end_with_parent
 
 _GRACE_S: Final = 1.0
 

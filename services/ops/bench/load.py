@@ -9,11 +9,15 @@ than the server that is measured.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import sys
 import time
+from collections import Counter
+from collections.abc import Mapping
 from random import Random
 from typing import Final, TypedDict, cast
+from urllib.parse import quote
 
 import orjson
 import uvloop
@@ -24,39 +28,44 @@ _BODIES: Final = 1_000
 _PARENTS: Final = 16
 _REPLIES: Final = 0.5
 _PATIENCE_S: Final = 10.0
+_GROWTH: Final = math.log(1.01)
 _ID: Final = slice(7, 43)
 """Where the comment's id stands in an answer: it begins with `{"id":"`."""
 
 
 class Target(TypedDict):
-    """What all rounds have in common: one server. `tokens` belong to as many authors."""
+    """What all rounds have in common: one server. `tokens` belong to as many authors; `parents`, of each
+    thread, are comments that are there already."""
 
     port: int
     site: str
     tokens: list[str]
-    threads: int
+    threads: list[str]
+    parents: list[list[str]]
     seed: int
 
 
 class Round(TypedDict):
-    """One round: `seconds` are counted, `warm` seconds before them are not."""
+    """One round: `seconds` are counted, `warm` seconds before them are not. The first `threads` threads are
+    posted to."""
 
     connections: int
     warm: float
     seconds: float
+    threads: int
 
 
 class Result(TypedDict):
-    """What a round gave. `posts` were answered with 201 in `seconds`; latencies in seconds; `sent` and
-    `cpu_seconds` (of this process) count the warming too. `statuses`: all answers by status."""
+    """What a round gave. `posts` were answered with 201 in `seconds`; `latencies` of them by bucket (see
+    `bucket_of`); `sent` and `cpu_seconds` (of this process) count the warming too. `statuses`: all answers by
+    status."""
 
     posts: int
     sent: int
     seconds: float
     wall_seconds: float
     cpu_seconds: float
-    p50: float
-    p99: float
+    latencies: dict[str, int]
     statuses: dict[str, int]
     broken: int
 
@@ -66,19 +75,20 @@ class Writer:
 
     def __init__(self, target: Target) -> None:
         self._random = Random(target["seed"])  # noqa: S311 - texts, not secrets
-        self._threads = [f"story-{number}" for number in range(target["threads"])]
+        self._threads = [quote(thread, safe="").encode() for thread in target["threads"]]
         self._site = target["site"]
         self._tokens = [token.encode() for token in target["tokens"]]
         self._bodies = [orjson.dumps(prose.body(self._random)) for _ in range(_BODIES)]
-        self._posted: list[list[bytes]] = [[] for _ in self._threads]
+        self._posted = [[parent.encode() for parent in parents] for parents in target["parents"]]
+        self._posted += [[] for _ in self._threads[len(self._posted) :]]
         self._run = os.urandom(8).hex().encode()
         self._count = 0
 
-    def request(self) -> tuple[int, bytes]:
-        """A request, and the number of the thread that it goes to. Half of them are replies."""
+    def request(self, threads: int) -> tuple[int, bytes]:
+        """A request to one of the first `threads` threads, and its number. Half of them are replies."""
         random = self._random
         self._count += 1
-        number = int(random.random() * len(self._threads))
+        number = int(random.random() * min(threads, len(self._threads)))
         posted = self._posted[number]
         body = b'{"body":' + self._bodies[int(random.random() * _BODIES)]
         if posted and random.random() < _REPLIES:
@@ -91,7 +101,7 @@ class Writer:
             b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
             % (
                 self._site.encode(),
-                self._threads[number].encode(),
+                self._threads[number],
                 self._token(),
                 self._run,
                 self._count,
@@ -112,13 +122,14 @@ class Writer:
         if len(posted) < _PARENTS:
             posted.append(body[_ID])
         elif self._random.random() < 0.1:
-            posted[int(self._random.random() * _PARENTS)] = body[_ID]
+            posted[int(self._random.random() * len(posted))] = body[_ID]
 
 
 class Count:
     """What the connections of one round add up to."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
         self.counting = False
         self.stopping = False
         self.latencies: list[float] = []
@@ -168,7 +179,7 @@ class Poster(asyncio.Protocol):
 
     def _send(self) -> None:
         assert self._transport is not None
-        self._number, request = self._writer.request()
+        self._number, request = self._writer.request(self._count.threads)
         self._count.sent += 1
         self._sent_at = time.perf_counter()
         self._transport.write(request)
@@ -191,7 +202,7 @@ def split(answer: bytes) -> tuple[str, bytes, bytes] | None:
 async def drive(writer: Writer, port: int, asked: Round) -> Result:
     """One round."""
     loop = asyncio.get_running_loop()
-    count = Count()
+    count = Count(asked["threads"])
     cpu, began = time.process_time(), time.perf_counter()
     posters = [
         (await loop.create_connection(lambda: Poster(writer, count), "127.0.0.1", port))[1]
@@ -205,15 +216,13 @@ async def drive(writer: Writer, port: int, asked: Round) -> Result:
     seconds = time.perf_counter() - started
     count.stopping = True
     await asyncio.wait([poster.closed for poster in posters], timeout=_PATIENCE_S)
-    latencies = sorted(count.latencies)
     return Result(
-        posts=len(latencies),
+        posts=len(count.latencies),
         sent=sum(count.statuses.values()),
         seconds=seconds,
         wall_seconds=time.perf_counter() - began,
         cpu_seconds=time.process_time() - cpu,
-        p50=quantile(latencies, 0.5),
-        p99=quantile(latencies, 0.99),
+        latencies={str(bucket): found for bucket, found in Counter(map(bucket_of, count.latencies)).items()},
         statuses=count.statuses,
         broken=count.broken,
     )
@@ -222,6 +231,21 @@ async def drive(writer: Writer, port: int, asked: Round) -> Result:
 def quantile(ordered: list[float], share: float) -> float:
     """The value below which `share` of the ordered values lie; 0 where there are none."""
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
+
+
+def bucket_of(seconds: float) -> int:
+    """The bucket of a latency. Each is a hundredth wider than the one before."""
+    return math.floor(math.log(max(seconds, 1e-9)) / _GROWTH)
+
+
+def quantile_of(buckets: Mapping[int, int], share: float) -> float:
+    """The latency in seconds below which `share` of all lie, to half a hundredth; 0 where there are none."""
+    rest = int(sum(buckets.values()) * share)
+    for bucket in sorted(buckets):
+        rest -= buckets[bucket]
+        if rest < 0:
+            return math.exp((bucket + 0.5) * _GROWTH)
+    return math.exp((max(buckets) + 0.5) * _GROWTH) if buckets else 0.0
 
 
 def main() -> None:

@@ -20,6 +20,10 @@ Seed = Annotated[int, typer.Option(help="The same seed, the same comments.")]
 
 @app.command()
 def append(
+    parts: Annotated[
+        str,
+        typer.Option(help="Any of load, hot, visible, lanes, processes, large, memory and idle, by commas."),
+    ] = "load,hot,visible",
     connections: Annotated[
         str, typer.Option(help="Connections that post at once; several by commas.")
     ] = "32,128",
@@ -28,18 +32,41 @@ def append(
     rounds: Rounds = 3,
     visible: Annotated[int, typer.Option(min=1, max=1000, help="Comments that are waited for.")] = 20,
     authors: Annotated[int, typer.Option(min=1, max=100_000, help="Authors who post.")] = 1000,
+    large: Annotated[
+        int, typer.Option(min=1000, max=100_000_000, help="Events of the part `large`.")
+    ] = 5_000_000,
+    memory_seconds: Annotated[float, typer.Option(min=3, help="Seconds of the part `memory`.")] = 600.0,
+    idle: Annotated[int, typer.Option(min=1, max=50_000, help="Connections of the part `idle`.")] = 5000,
     seed: Seed = 1,
+    profile: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Profile the API with py-spy; its stacks go to FILE.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Posts a second over HTTP, beside a handler that stores nothing, and the time from post to visible.
+    """Posts a second over HTTP, beside a handler that stores nothing and a plain INSERT for each request.
 
     Example: threadlog bench append --connections 32 --seconds 10
     """
     _check_extras()
     from services.ops.bench.append import Plan, run
-    from services.ops.bench.report import print_append
+    from services.ops.bench.append_report import print_append
 
-    report = run(Plan(_counts(connections), threads, seconds, rounds, visible, authors, seed))
+    report = run(
+        Plan(
+            parts=_parts(parts),
+            connections=_counts(connections),
+            threads=threads,
+            seconds=seconds,
+            rounds=rounds,
+            visible=visible,
+            authors=authors,
+            large=large,
+            memory_seconds=memory_seconds,
+            idle=idle,
+            seed=seed,
+            profile=profile,
+        )
+    )
     if json:
         print_json(report)
     else:
@@ -67,6 +94,36 @@ def replay(
         print_json(report)
     else:
         print_replay(report)
+
+
+@app.command()
+def votes(
+    votes: Annotated[int, typer.Option(min=1, max=1_000_000, help="Authors who vote, once each.")] = 10_000,
+    connections: Annotated[int, typer.Option(min=1, max=10_000, help="Connections at once.")] = 32,
+    seed: Seed = 1,
+    json: Json = False,
+) -> None:
+    """Votes a second on one comment, and the time until the view shows all of them.
+
+    Example: threadlog bench votes --votes 100000
+    """
+    _check_extras()
+    from services.ops.bench.votes import Plan, print_votes, run
+
+    report = run(Plan(votes, connections, seed))
+    if json:
+        print_json(report)
+    else:
+        print_votes(report)
+
+
+def _parts(given: str) -> tuple[str, ...]:
+    from services.ops.bench.append import PARTS
+
+    parts = tuple(part.strip() for part in given.split(",") if part.strip())
+    if unknown := [part for part in parts if part not in PARTS]:
+        raise UsageRefused(f"--parts takes {', '.join(PARTS)}, divided by commas; not {', '.join(unknown)}")
+    return parts
 
 
 def _counts(given: str) -> tuple[int, ...]:

@@ -6,11 +6,15 @@ import asyncio
 import contextlib
 import logging
 import sys
-from typing import BinaryIO, Final, cast
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, BinaryIO, Final, cast
 
 import typer
 
-from services.ops.exits import Exit
+from services.errors import ConfigurationError
+from services.ops.exits import Exit, leave, tell
 from services.settings import Settings
 
 _UNQUIET: Final = ("asyncio", "dramatiq")
@@ -18,18 +22,61 @@ _GATHER_S: Final = 0.05
 """Seconds for which a line may wait for others."""
 
 
-def api() -> None:
+def api(
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=64,
+            help="Processes that serve the port together; THREADLOG_API_PROCESSES where not given.",
+        ),
+    ] = None,
+) -> None:
     """Serve the HTTP API until SIGINT or SIGTERM.
 
     On a signal it takes no new connections, answers the requests under way, commits what was taken, and ends.
     """
     settings = Settings.load()
+    count = settings.api_processes if processes is None else processes
     configure_logging(settings.log_level)
     import uvloop
 
     from services.api.serving import serve
 
-    uvloop.run(serve(settings))
+    if count == 1:
+        uvloop.run(serve(settings))
+    else:
+        leave(Exit(_serve_together(settings, count)))
+
+
+def _serve_together(settings: Settings, count: int) -> int:
+    """Serve one port from several processes; the exit code.
+
+    Raises ConfigurationError where the port is taken.
+    """
+    import uvloop
+
+    from services.api.listening import Port
+    from services.api.processes import supervise
+    from services.api.serving import Place, serve
+    from services.api.siblings import Siblings
+
+    try:
+        port = Port(settings.host, settings.port)
+    except OSError as error:
+        raise ConfigurationError(f"THREADLOG_PORT: cannot listen: {error}") from error
+    with contextlib.closing(port), tempfile.TemporaryDirectory(prefix="threadlog-api-") as folder:
+
+        def one(number: int, ready: Callable[[], None]) -> int:
+            place = Place(port.sockets(), Siblings(Path(folder), number, count))
+            port.close()
+            try:
+                uvloop.run(serve(settings, lambda _: ready(), place))
+            except Exception as error:  # noqa: BLE001 - the same words and codes as from one process
+                return tell(error)
+            return Exit.DONE
+
+        return supervise(count, one, ended=port.close)
 
 
 def worker() -> None:
@@ -79,8 +126,11 @@ def configure_logging(level: str) -> None:
     """One line an event on standard error: JSON, or made for reading on a terminal.
 
     What this code logs through structlog, a line for each request among it, is written by structlog itself;
-    the detour by the standard library's logging, which the libraries use, costs three times as much.
+    the detour by the standard library's logging, which the libraries use, costs three times as much, and so
+    does a chain of processors, each with a call of its own.
     """
+    from datetime import UTC, datetime
+
     import orjson
     import structlog
 
@@ -91,18 +141,26 @@ def configure_logging(level: str) -> None:
         structlog.processors.StackInfoRenderer(),
     ]
     foreign: structlog.typing.Processor
-    own: structlog.typing.Processor
+    own: list[structlog.typing.Processor]
     if sys.stderr.isatty():
         foreign = console = structlog.dev.ConsoleRenderer()
 
         def readable(logger: object, name: str, event: structlog.typing.EventDict) -> bytes:
             return console(logger, name, event).encode(errors="backslashreplace")
 
-        own = readable
+        own = [*shared, readable]
     else:
         shared.append(structlog.processors.format_exc_info)
-        own = structlog.processors.JSONRenderer(serializer=orjson.dumps)
         foreign = structlog.processors.JSONRenderer()
+
+        def line(logger: structlog.BytesLogger, level: str, event: structlog.typing.EventDict) -> bytes:
+            event["logger"], event["level"] = logger.name, level
+            event["timestamp"] = datetime.now(UTC)
+            if "exc_info" in event:
+                event = structlog.processors.format_exc_info(logger, level, event)
+            return orjson.dumps(event, default=repr, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_UTC_Z)
+
+        own = [line]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -116,7 +174,7 @@ def configure_logging(level: str) -> None:
     for name in _UNQUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
     structlog.configure(
-        processors=[*shared, own],
+        processors=own,
         logger_factory=structlog.BytesLoggerFactory(cast(BinaryIO, _StandardError())),
         wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=True,

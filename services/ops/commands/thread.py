@@ -142,7 +142,7 @@ def print_tree(page: dict[str, Any]) -> None:
 
 
 def tree_line(comment: dict[str, Any], depth: int, width: int = 100) -> str:
-    """One comment on one line: who, since when, what."""
+    """One comment on one line: who, its votes, what."""
     indent = "  " * depth
     if comment["body"] is None:
         said = f"[{comment['state']}]"
@@ -150,7 +150,9 @@ def tree_line(comment: dict[str, Any], depth: int, width: int = 100) -> str:
         who = comment["author"]["name"] if comment["author"] else "nobody"
         state = "" if comment["state"] == "visible" else f" [{comment['state']}]"
         edited = " (edited)" if comment["revision"] > 1 else ""
-        said = f"{who}{state}{edited}: {' '.join(comment['body'].split())}"
+        up, down = comment["votes"]["up"], comment["votes"]["down"]
+        votes = f" +{up:,} -{down:,}" if up or down else ""
+        said = f"{who}{state}{edited}{votes}: {' '.join(comment['body'].split())}"
     room = max(40, width - len(indent))
     if len(said) > room:
         said = said[: room - 1].rstrip() + "…"

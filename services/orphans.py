@@ -12,12 +12,14 @@ _ORPHAN_LOOK_S: Final = 0.5
 _ORPHAN_GRACE_S: Final = 10.0
 
 
-def end_with_parent(end: Callable[[], None], grace: float = _ORPHAN_GRACE_S) -> None:
+def end_with_parent(
+    end: Callable[[], None], grace: float = _ORPHAN_GRACE_S, *, parent: int | None = None
+) -> None:
     """Call `end` when the process that this one was forked from is gone, even by SIGKILL; leave the hard way
-    `grace` seconds later."""
+    `grace` seconds later. `parent` is its id, where it is known from before the fork."""
     # Not the pid that multiprocessing names: under its fork server, which ends with the master, the parent is
     # another.
-    parent = os.getppid()
+    parent = os.getppid() if parent is None else parent
 
     def watch() -> None:
         while os.getppid() == parent:
