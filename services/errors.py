@@ -126,6 +126,13 @@ class SiteNotFound(Refusal):
         self.site = site
 
 
+# --- operating ----------------------------------------------------------------------------------------
+
+
+class CredentialRefused(ThreadlogError):
+    """A site's secret or server key that is not added, or not ended; the message names the way out."""
+
+
 # --- reading ------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from base64 import b64decode
+from pathlib import Path
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
@@ -71,6 +72,11 @@ class Settings(BaseSettings):
         validate_default=True,
         description="Networks, divided by commas, whose clients may read the API's /metrics.",
     )
+    trusted_proxies: Networks = Field(
+        "",
+        validate_default=True,
+        description="Networks, divided by commas, of the proxies whose X-Forwarded-For is believed.",
+    )
     lanes: Annotated[int, Field(ge=1, le=64)] = Field(
         1, description="Lanes of a new database; `migrate` fixes the number for good."
     )
@@ -82,6 +88,13 @@ class Settings(BaseSettings):
     )
     max_batch: Annotated[int, Field(ge=1, le=1000)] = Field(
         200, description="Commands in one transaction, at most."
+    )
+    erased_keys_file: Path | None = Field(
+        None,
+        description="Where the ids of destroyed keys are written, outside the backups. docs/erasure.md",
+    )
+    api_processes: Annotated[int, Field(ge=1, le=64)] = Field(
+        1, description="Processes of `api`, on one port."
     )
     worker_processes: Annotated[int, Field(ge=1, le=64)] = Field(1, description="Processes of `worker`.")
     worker_threads: Annotated[int, Field(ge=1, le=64)] = Field(

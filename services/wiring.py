@@ -16,6 +16,9 @@ from redis.exceptions import RedisError
 
 from services.errors import SchemaMismatch
 from services.eventlog.checkpoints import DeadLetters
+from services.eventlog.credentials import Credentials
+from services.eventlog.erased_keys import ErasedKeysFile
+from services.eventlog.erasures import Erasures
 from services.eventlog.keys import Keyring, MasterKey
 from services.eventlog.log import EventLog
 from services.eventlog.migrate import check
@@ -49,6 +52,8 @@ class Resources:
     master: MasterKey
     keyring: Keyring
     sites: Sites
+    credentials: Credentials
+    erasures: Erasures
     log: EventLog
     views: Views
     projector: Projector
@@ -66,6 +71,7 @@ async def resources(settings: Settings) -> AsyncIterator[Resources]:
     disposable.
     """
     master = MasterKey(settings.master_key.get_secret_value())
+    file = settings.erased_keys_file
     async with open_pool(settings.database_url, settings.pool_size, session=READER_SESSION) as pool:
         async with pool.acquire() as connection:
             lanes = await check(connection)
@@ -86,6 +92,8 @@ async def resources(settings: Settings) -> AsyncIterator[Resources]:
                 master=master,
                 keyring=keyring,
                 sites=sites,
+                credentials=Credentials(pool, master),
+                erasures=Erasures(pool, None if file is None else ErasedKeysFile(file)),
                 log=log,
                 views=views,
                 projector=projector,

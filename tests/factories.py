@@ -22,11 +22,13 @@ from services.core.commands import (
     DeleteComment,
     Description,
     EditComment,
+    EraseComments,
     Idempotency,
     Import,
     PostComment,
     ReportComment,
     Sealed,
+    VoteComment,
 )
 from services.eventlog.keys import Keyring
 
@@ -201,6 +203,28 @@ def report(
     )
 
 
+def vote(
+    comment: Named,
+    value: Literal[-1, 0, 1] = 1,
+    *,
+    by: str | None = "bob",
+    event: Named | None = None,
+    place: Place = BLOG,
+    idempotency: Idempotency | None = None,
+) -> VoteComment:
+    """Vote on a comment."""
+    return VoteComment(
+        site=place.site,
+        key=place.key,
+        stream_id=place.stream_id,
+        event_id=fresh_id() if event is None else id_of(event),
+        actor=Actor(by),
+        idempotency=idempotency,
+        comment_id=id_of(comment),
+        value=value,
+    )
+
+
 def change_thread(
     describe: dict[Literal["title", "url"], str | None] | None = None,
     *,
@@ -232,6 +256,26 @@ def change_settings(
         event_id=fresh_id() if event is None else id_of(event),
         actor=Actor(by, moderator=True),
         changes=changes,
+    )
+
+
+def erase(
+    *comments: Named,
+    of: str = "ann",
+    event: Named | None = None,
+    cause: Named = "erasure",
+    place: Place = BLOG,
+) -> EraseComments:
+    """Mark comments of `of` as erased."""
+    return EraseComments(
+        site=place.site,
+        key=place.key,
+        stream_id=place.stream_id,
+        event_id=fresh_id() if event is None else id_of(event),
+        actor=Actor(None),
+        key_id=key_id_of(of),
+        comment_ids=tuple(id_of(comment) for comment in comments),
+        cause=id_of(cause),
     )
 
 
@@ -291,6 +335,10 @@ class Writer:
     def delete(self, comment: UUID, **said: Any) -> DeleteComment:
         """As the function `delete`."""
         return delete(comment, place=self.place, **said)
+
+    def vote(self, comment: UUID, value: Literal[-1, 0, 1] = 1, **said: Any) -> VoteComment:
+        """As the function `vote`."""
+        return vote(comment, value, place=self.place, **said)
 
     def change(
         self, describe: dict[Literal["title", "url"], str | None] | None = None, **said: Any

@@ -17,6 +17,7 @@ from services.projection.advance import Projector
 from services.readmodel.records import Head
 from services.readmodel.views import Views
 from services.settings import Settings
+from services.workers.hints import Looked
 from services.workers.notifier import Notifier
 from services.workers.projector import Following
 from services.workers.sweeper import Behind, Sweeper
@@ -79,7 +80,7 @@ class World:
 
     async def catch_up(self, *threads: str) -> None:
         """Do what the actors would do for these threads."""
-        await self.following.project([stream_of(key) for key in threads])
+        await self.following.project([stream_of(key) for key in threads], Looked.now())
         for key in threads:
             await Notifier(self.log.pool).notify(stream_of(key))
 

@@ -164,6 +164,19 @@ def reported(name: str, *, by: str, weight: float = 1.0, second: float = 0) -> F
     return Fact("CommentReported", lambda t: data(t) | said, _event(name, f"report by {by}"), by, second)
 
 
+def voted(name: str, value: int, *, by: str, previous: int = 0, second: float = 0) -> Fact:
+    """A vote, changed from `previous`."""
+    data = _about(name)
+    said = {"value": value, "previous": previous}
+    what = f"vote {previous} {value} by {by}"
+    return Fact("CommentVoted", lambda t: data(t) | said, _event(name, what), by, second)
+
+
+def erased(name: str, *, second: float = 0) -> Fact:
+    """Its author was erased."""
+    return Fact("CommentErased", _about(name), _event(name, "erasure"), None, second)
+
+
 def described(title: str | None, url: str | None, *, by: str = "client", second: float = 0) -> Fact:
     """The page was described, by a client or by the site."""
     data = {"title": title, "url": url, "by": by}

@@ -29,7 +29,7 @@ from streams
 """
 _COMMENTS = """
 select comment_id, stream_id, posted, parent, depth, author_id, key_id, text_mac, state, revision, created_at,
-    edited_at, edited_by, version, text_version, report_weight, path
+    edited_at, edited_by, version, text_version, report_weight, path, up, down
 from comments
 """
 
@@ -93,6 +93,7 @@ async def _decision_state(connection: asyncpg.Connection, events: Iterable[Recor
     streams: dict[Any, Any] = {}
     comments: dict[Any, Any] = {}
     reports: dict[Any, Any] = {}
+    votes: dict[Any, Any] = {}
     for stream_id, stream in _by_stream(events).items():
         if stream[0].type == "SiteSettingsChanged":
             site, recorded_at = SiteState(stream_id), EPOCH
@@ -109,6 +110,8 @@ async def _decision_state(connection: asyncpg.Connection, events: Iterable[Recor
                 comments[comment.id] = comment_row(stream_id, comment)
             for (comment_id, reporter), version in thread.reported.items():
                 reports[comment_id, reporter] = (stream_id, version)
+            for voted, vote in thread.votes.items():
+                votes[voted] = (stream_id, *vote)
         assert folded is not None
         streams[stream_id] = (stream[0].lane, *folded)
     stored_streams = {}
@@ -120,10 +123,15 @@ async def _decision_state(connection: asyncpg.Connection, events: Iterable[Recor
         (row["comment_id"], row["reporter_id"]): (row["stream_id"], row["version"])
         for row in await connection.fetch("select * from reports")
     }
+    stored_votes = {
+        (row["comment_id"], row["voter_id"]): (row["stream_id"], row["value"], row["version"])
+        for row in await connection.fetch("select * from votes")
+    }
     return [
         *_differences("streams", stored_streams, streams),
         *_differences("comments", stored_comments, comments),
         *_differences("reports", stored_reports, reports),
+        *_differences("votes", stored_votes, votes),
     ]
 
 

@@ -23,10 +23,12 @@ from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector
 from yarl import URL
 
 from services.core.addresses import thread_stream_id
+from services.eventlog.appenders import Appenders
 from services.eventlog.sites import Sites
 from services.settings import Settings
 from services.wiring import Resources, resources
 from services.workers.run import environment
+from tests.sites import UNLIMITED, set_site
 from tests.writer import MASTER_KEY, SITE
 
 ROOT = Path(__file__).parents[1]
@@ -280,6 +282,10 @@ async def threadlog(
     session = ClientSession(timeout=ClientTimeout(total=20), connector=TCPConnector(limit=0))
     async with resources(settings) as parts, session:
         await Sites(parts.pool, parts.master).add(SITE, SECRET)
+        appenders = Appenders(database_url, parts.lanes)
+        await appenders.start()
+        await set_site(appenders, SITE, UNLIMITED)
+        await appenders.stop()
         started = Threadlog(settings, Client(session), parts, folder)
         try:
             yield started

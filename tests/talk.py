@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from services.core.addresses import site_stream_id, thread_stream_id
@@ -20,6 +20,7 @@ from services.core.commands import (
     PostComment,
     ReportComment,
     Sealed,
+    VoteComment,
 )
 from services.errors import Refusal
 from services.eventlog.appenders import Appenders
@@ -91,6 +92,10 @@ class Talk:
             ReportComment(**self._at(author), comment_id=comment, reason="spam")
         )
 
+    async def vote(self, comment: UUID, value: Literal[-1, 0, 1] = 1, *, author: str = "bob") -> Appended:
+        """Vote on a comment, change the vote or withdraw it (0)."""
+        return await self.appenders.submit(VoteComment(**self._at(author), comment_id=comment, value=value))
+
     async def describe(self, title: str, *, closed: bool | None = None) -> Appended:
         """Name the thread; close or reopen it."""
         at = self._at("mod", moderator=True)
@@ -101,7 +106,7 @@ class Talk:
         author = chance.choice(PEOPLE)
         comment = chance.choice(self.ids) if self.ids else None
         try:
-            match chance.randrange(12) if comment is not None else 0:
+            match chance.randrange(14) if comment is not None else 0:
                 case 7 | 8:
                     assert comment is not None
                     await self.edit(comment, f"in other words, {chance.random()}", author=author)
@@ -111,7 +116,10 @@ class Talk:
                 case 10:
                     assert comment is not None
                     await self.report(comment, author=author)
-                case 11:
+                case 11 | 12:
+                    assert comment is not None
+                    await self.vote(comment, chance.choice((-1, 0, 1)), author=author)
+                case 13:
                     await self.describe(f"about {chance.random()}")
                 case 0 | 1:
                     await self.post(author, f"to all, {chance.random()}")

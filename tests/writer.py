@@ -76,9 +76,9 @@ class Writer:
             )
         )
 
-    async def put(self, key: str, type_: str, data: dict[str, object]) -> int:
-        """Put any event at the end of a stream, past all rules; its version."""
-        stream_id, event_id = stream_of(key), new_id()
+    async def put(self, key: str, type_: str, data: dict[str, object], stream_id: UUID | None = None) -> int:
+        """Put any event at the end of a stream (of SITE, unless it is given), past all rules; its version."""
+        stream_id, event_id = stream_id or stream_of(key), new_id()
         lane = lane_of(stream_id, self._lanes)
         async with self.pool.acquire() as connection, connection.transaction():
             row = await connection.fetchrow(
@@ -117,9 +117,10 @@ class Writer:
             )
         return int(version)
 
-    async def poison(self, key: str) -> int:
+    async def poison(self, key: str, stream_id: UUID | None = None) -> int:
         """Put an event that no view can apply; its version."""
-        return await self.put(key, "CommentDeleted", {"comment_id": str(new_id()), "posted": 1})
+        data: dict[str, object] = {"comment_id": str(new_id()), "posted": 1}
+        return await self.put(key, "CommentDeleted", data, stream_id)
 
 
 @asynccontextmanager

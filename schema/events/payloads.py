@@ -84,6 +84,17 @@ class CommentReported(TypedDict):
 
 
 @with_config(STRICT)
+class CommentVoted(TypedDict):
+    """Somebody's vote on the comment is `value` now (0: withdrawn) and was `previous` before, so that counts
+    fold without knowing who voted."""
+
+    comment_id: str
+    posted: int
+    value: Literal[-1, 0, 1]
+    previous: Literal[-1, 0, 1]
+
+
+@with_config(STRICT)
 class CommentHidden(TypedDict):
     """A rule took the comment out of sight until a moderator decides; `total` is the weight reached."""
 
@@ -97,6 +108,14 @@ class CommentHidden(TypedDict):
 @with_config(STRICT)
 class CommentRemoved(TypedDict):
     """A moderator removed the comment."""
+
+    comment_id: str
+    posted: int
+
+
+@with_config(STRICT)
+class CommentErased(TypedDict):
+    """The key that the comment was sealed under is destroyed: it has neither text nor author any more."""
 
     comment_id: str
     posted: int
@@ -134,6 +153,15 @@ class SiteSettingsChanged(TypedDict):
     """The settings named in `changes` have the values given there; all others stay."""
 
     changes: dict[str, str | int | float | bool | list[str] | None]
+    opens: NotRequired[OpensSite]
+
+
+@with_config(STRICT)
+class AuthorErased(TypedDict):
+    """An author's key was destroyed. CommentErased follows in every thread that they wrote in under it."""
+
+    author_id: str
+    key_id: str
     opens: NotRequired[OpensSite]
 
 

@@ -54,12 +54,15 @@ CONTRACTS: Final[Mapping[str, Contract]] = {
         _contract(payloads.CommentEdited, sealed=payloads.Body),
         _contract(payloads.CommentDeleted),
         _contract(payloads.CommentReported, sealed=payloads.Detail),
+        _contract(payloads.CommentVoted),
         _contract(payloads.CommentHidden),
         _contract(payloads.CommentRemoved),
+        _contract(payloads.CommentErased),
         _contract(payloads.ThreadDescribed),
         _contract(payloads.ThreadClosed),
         _contract(payloads.ThreadReopened),
         _contract(payloads.SiteSettingsChanged),
+        _contract(payloads.AuthorErased),
     )
 }
 

@@ -9,6 +9,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from services.api.bodies import MAX_BODY
+from services.api.connections import HEAD_S, STALL_S, Runner
 from services.api.deps import API, Api
 from services.api.metrics import Watched
 from services.api.middleware import MAX_HEADERS, MAX_LINE, edge, expect, preflight
@@ -26,6 +27,13 @@ def create_app(api: Api) -> web.Application:
     app[DOCUMENT] = describe(ROUTES)
     app[PAGE] = docs_page()
     api.metrics.watch(Watched.QUEUE, lambda: api.appenders.queued)
+    limiter = api.limiter
+    api.metrics.watch(Watched.LIMITS_IN_REDIS, lambda: limiter.decided_shared)
+    api.metrics.watch(Watched.LIMITS_IN_PROCESS, lambda: limiter.decided_local)
+    api.metrics.watch(Watched.LIMITS_LOCAL, lambda: int(limiter.shared.away))
+    api.metrics.watch(Watched.REFUSED_AUTHORS, lambda: limiter.refused["author"])
+    api.metrics.watch(Watched.REFUSED_ADDRESSES, lambda: limiter.refused["address"])
+    api.metrics.watch(Watched.REFUSED_SITES, lambda: limiter.refused["site"])
     api.metrics.watch(Watched.COLD_READS, lambda: api.reader.cold)
     for path in dict.fromkeys(route.path for route in ROUTES):
         # aiohttp's own pattern takes no braces, which a thread's key may hold.
@@ -53,12 +61,14 @@ class _Unquoted(logging.Filter):
         return True
 
 
-def runner(app: web.Application) -> web.AppRunner:
+def runner(
+    app: web.Application, *, head_seconds: float = HEAD_S, stall_seconds: float = STALL_S
+) -> web.AppRunner:
     """A runner for `app` with the bounds that the contract names, and a log that quotes no request."""
     logger = logging.getLogger("threadlog.http")
     if not any(isinstance(known, _Unquoted) for known in logger.filters):
         logger.addFilter(_Unquoted())
-    return web.AppRunner(
+    return Runner(
         app,
         handle_signals=False,
         access_log=None,
@@ -66,6 +76,8 @@ def runner(app: web.Application) -> web.AppRunner:
         max_line_size=MAX_LINE + _SLACK,
         max_field_size=MAX_HEADERS + _SLACK,
         auto_decompress=False,
+        head_seconds=head_seconds,
+        stall_seconds=stall_seconds,
         keepalive_timeout=75.0,
         lingering_time=2.0,
         shutdown_timeout=10.0,

@@ -15,7 +15,7 @@ from services.api.deps import API, Api
 from services.api.problems import text_refused
 from services.api.queries import NoQuery, PageQuery, ReadQuery, query_of
 from services.api.writing import correlation_id, event_id, expected_revision, idempotency, submit
-from services.core.addresses import encode_thread_key, parse_comment_id
+from services.core.addresses import parse_comment_id
 from services.core.commands import DeleteComment, Description, EditComment, PostComment
 from services.core.page import PageRequest
 from services.core.pagejson import comment_json, page_json
@@ -36,7 +36,7 @@ async def post(request: web.Request) -> web.Response:
     api = request.app[API]
     here = await visit(request)
     thread = thread_of(request, here.site)
-    caller = here.signed_in()
+    caller = here.writer()
     query_of(request, NoQuery)
     asked, raw = await body_of(request, NewComment)
     body = body_text(asked.body)
@@ -131,7 +131,7 @@ async def edit(request: web.Request) -> web.Response:
     api = request.app[API]
     here = await visit(request)
     thread = thread_of(request, here.site)
-    caller = here.signed_in()
+    caller = here.member()
     comment_id = comment_of(request)
     query_of(request, NoQuery)
     revision = expected_revision(request)
@@ -165,7 +165,7 @@ async def delete(request: web.Request) -> web.Response:
     api = request.app[API]
     here = await visit(request)
     thread = thread_of(request, here.site)
-    caller = here.signed_in()
+    caller = here.writer()
     comment_id = comment_of(request)
     query_of(request, NoQuery)
     key = idempotency(request, thread.stream_id, caller.id, await raw_body(request))
@@ -214,7 +214,7 @@ def _description(asked: ThreadMetadata) -> Description | None:
 
 
 def _comments_path(here: Visit, thread: Thread) -> str:
-    return f"/v1/sites/{here.site.name}/threads/{encode_thread_key(thread.key)}/comments"
+    return f"/v1/sites/{here.site.name}/threads/{thread.segment}/comments"
 
 
 async def _key_of(api: Api, here: Visit, caller: Caller, thread: Thread, comment_id: UUID) -> AuthorKey:

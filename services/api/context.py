@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
 from aiohttp import hdrs, web
+from asyncpg.pgproto import pgproto
 from multidict import istr
 
-from services.api.auth import Caller, bearer
+from services.api.auth import Caller, acting_as
 from services.api.deps import API
+from services.api.limits.admission import admit
 from services.api.problems import Problem
 from services.core.addresses import (
-    BadAddress,
-    check_site,
     decode_thread_key,
+    encode_thread_key,
     parse_comment_id,
     thread_stream_id,
 )
@@ -28,6 +30,10 @@ from services.eventlog.sites import Site
 REQUEST_ID: Final = web.RequestKey("request_id", str)
 SITE: Final = web.RequestKey("site", Site)
 
+READS: Final = frozenset({"GET", "HEAD"})
+"""Methods that write nothing, and are not limited."""
+
+ACT_AS: Final = istr("Threadlog-Act-As")
 IDEMPOTENCY_KEY: Final = istr("Idempotency-Key")
 X_REQUEST_ID: Final = istr("X-Request-ID")
 
@@ -57,6 +63,31 @@ class Visit:
             raise Problem("unauthenticated")
         return self.caller
 
+    def writer(self) -> Caller:
+        """The caller, who writes: anyone signed in, guests while the site allows them.
+
+        Raises Problem `unauthenticated` or `guests-not-allowed`.
+        """
+        caller = self.signed_in()
+        if caller.guest and not self.site.settings.guests:
+            raise Problem("guests-not-allowed")
+        return caller
+
+    def member(self) -> Caller:
+        """The caller, whom the site knows: for what guests may not. Raises Problem `unauthenticated`,
+        `guests-not-allowed` or `forbidden`."""
+        caller = self.writer()
+        if caller.guest:
+            raise Problem("forbidden", "this is not for guests")
+        return caller
+
+    def overseer(self) -> Caller:
+        """The caller, who may read the log. Raises Problem `unauthenticated` or `forbidden`."""
+        caller = self.signed_in()
+        if not (caller.moderator or caller.operator):
+            raise Problem("forbidden", "this is for moderators and operators")
+        return caller
+
     def moderator(self) -> Caller:
         """The caller, who may moderate. Raises Problem `unauthenticated` or `forbidden`."""
         caller = self.signed_in()
@@ -78,6 +109,8 @@ class Thread:
 
     key: str
     stream_id: UUID
+    segment: str
+    """The key as a path has it."""
 
 
 def request_id(request: web.Request) -> str:
@@ -97,19 +130,26 @@ def single(request: web.Request, name: str) -> str | None:
 
 
 async def visit(request: web.Request) -> Visit:
-    """The site of the path, and who sends the request. Raises SiteNotFound, Problem."""
+    """The site of the path, and who sends the request; a write is charged to its rate limits.
+
+    Raises SiteNotFound, Problem.
+    """
     _acceptable(request)
     api = request.app[API]
     name = request.match_info["site"]
-    try:
-        site = await api.sites.get(check_site(name))
-    except BadAddress:
-        site = None  # no site can have this name
+    site = await api.sites.get(name)
     if site is None:
         raise SiteNotFound(name[:63])
     request[SITE] = site
     header = single(request, hdrs.AUTHORIZATION)
-    return Visit(site, None if header is None else api.verifier.caller(site, bearer(header)))
+    caller = None if header is None else api.verifier.caller(site, header)
+    if ACT_AS in request.headers:
+        caller = acting_as(caller, single(request, ACT_AS) or "")
+    if request.method not in READS:
+        charge = api.limiter.charge_of(site.name, site.settings, caller, api.addresses, request)
+        if charge is not None:
+            await admit(request, api.limiter, charge)
+    return Visit(site, caller)
 
 
 def _acceptable(request: web.Request) -> None:
@@ -137,8 +177,14 @@ def thread_of(request: web.Request, site: Site) -> Thread:
     The key is decoded from the raw request target: in the framework's decoded path `%25FF`, which is the key
     `%FF`, looks like `%FF`, which is not UTF-8.
     """
-    key = decode_thread_key(request.rel_url.raw_path.split("/", _THREAD_SEGMENT + 1)[_THREAD_SEGMENT])
-    return Thread(key, thread_stream_id(site.name, key))
+    return _thread(site.name, request.rel_url.raw_path.split("/", _THREAD_SEGMENT + 1)[_THREAD_SEGMENT])
+
+
+@lru_cache(maxsize=4096)
+def _thread(site: str, segment: str) -> Thread:
+    """The thread's id is a UUID of asyncpg's: see `writing.event_id`."""
+    key = decode_thread_key(segment)
+    return Thread(key, pgproto.UUID(thread_stream_id(site, key).bytes), encode_thread_key(key))
 
 
 def comment_of(request: web.Request) -> UUID:

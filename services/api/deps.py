@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
+import asyncpg
 from aiohttp import web
 
 from services.api.auth import Verifier
+from services.api.client_address import ClientAddresses
 from services.api.cursors import Cursors
+from services.api.deadlines import Deadlines
+from services.api.limits.limiter import Limiter
 from services.api.metrics import Metrics
 from services.eventlog.appenders import Appenders
+from services.eventlog.erasures import Erasures
 from services.eventlog.inbox import Inbox
 from services.eventlog.keys import Keyring, MasterKey
 from services.eventlog.log import EventLog
@@ -41,20 +46,26 @@ class Api:
     appenders: Appenders
     reader: ThreadReader
     inbox: Inbox
+    erasures: Erasures
+    pool: asyncpg.Pool[Any]
     master: MasterKey
     metrics: Metrics
+    limiter: Limiter
     postgres: Check
     redis: Check
     drain: Drain = field(default_factory=Drain)
     verifier: Verifier = field(default_factory=Verifier)
+    deadlines: Deadlines = field(default_factory=Deadlines)
     body_timeout: float = 20.0
     """Seconds that a request's body may take to arrive."""
     inbox_seconds: float = 2.0
     """Seconds after which an inbox is answered with the notifications whose comments were read by then."""
+    addresses: ClientAddresses = field(init=False)
     cursors: Cursors = field(init=False)
     idempotency_key: bytes = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "addresses", ClientAddresses(self.settings.trusted_proxies))
         object.__setattr__(self, "cursors", Cursors(self.master.derived("cursor")))
         object.__setattr__(self, "idempotency_key", self.master.derived("idempotency"))
 

@@ -10,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from services.api.problems import CODE_OF, NOT_OPEN
+from services.api.siblings import Siblings
 from services.errors import CommentNotOpen, Refusal
 from services.eventlog.appender import Committed
 
@@ -23,6 +24,20 @@ class Watched(Enum):
     QUEUE = ("threadlog_append_queue_commands", "Commands that wait for a batch.", False)
     COLD_READS = ("threadlog_cold_reads_total", "Reads that found no view.", True)
     POKES = ("threadlog_pokes_sent_total", "Messages sent to the workers.", True)
+    LIMITS_IN_REDIS = (
+        "threadlog_rate_limited_in_redis_total",
+        "Writes whose rate limits Redis judged.",
+        True,
+    )
+    LIMITS_IN_PROCESS = (
+        "threadlog_rate_limited_in_process_total",
+        "Writes whose rate limits this process judged, Redis being away.",
+        True,
+    )
+    LIMITS_LOCAL = ("threadlog_rate_limits_local", "1 while rate limits are this process' own.", False)
+    REFUSED_AUTHORS = ("threadlog_rate_refused_author_total", "Writes over their author's limit.", True)
+    REFUSED_ADDRESSES = ("threadlog_rate_refused_address_total", "Writes over their address' limit.", True)
+    REFUSED_SITES = ("threadlog_rate_refused_site_total", "Writes over their site's limit.", True)
     POKES_DROPPED = (
         "threadlog_pokes_dropped_total",
         "Hints dropped, where the broker is away or its queue full. The sweeper makes up for them.",
@@ -46,6 +61,8 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = CollectorRegistry() if registry is None else registry
+        self.siblings: Siblings | None = None
+        """The other processes of this port, where there are any."""
         self._requests = Histogram(
             "threadlog_request_seconds",
             "Requests answered, by method, route template and status.",
@@ -98,8 +115,13 @@ class Metrics:
         self._watched.reads[watched] = read
 
     def exposition(self) -> bytes:
-        """All of it in Prometheus' text format."""
+        """All that this process has counted, in Prometheus' text format."""
         return generate_latest(self.registry)
+
+    async def gathered(self) -> bytes:
+        """The same of all processes of this port; where there are several, each series names its process."""
+        own = self.exposition()
+        return own if self.siblings is None else await self.siblings.gathered(own)
 
 
 def code_of(refusal: Refusal) -> str:

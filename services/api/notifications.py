@@ -68,7 +68,7 @@ async def mark_read(request: web.Request) -> web.Response:
     """Mark notifications as read: those named, or one and all before it."""
     api = request.app[API]
     here = await visit(request)
-    caller = here.signed_in()
+    caller = here.writer()
     query_of(request, NoQuery)
     asked, _ = await body_of(request, NotificationsRead)
     if asked.ids is not None:

@@ -12,6 +12,7 @@ from typing import Final, Literal
 from uuid import UUID
 
 import structlog
+from asyncpg.pgproto import pgproto
 
 from schema.events.envelope import Recorded
 from schema.events.registry import UPCASTERS
@@ -160,7 +161,8 @@ async def _from_log(api: Api, here: Visit, thread: Thread, comment_id: UUID, app
     comment = await _folded(api, first, newest) if known is None else known
     written = _Written(thread.key, appended.title, appended.url, appended.version)
     if last is not None and known is None:
-        comment.state = decode(last.picked.raw).state
+        seen = decode(last.picked.raw)
+        comment.state, comment.up, comment.down = seen.state, seen.up, seen.down
         written = replace(written, title=last.head.title, url=last.head.url)
     return _shaped(
         here,
@@ -230,7 +232,7 @@ def _shaped(
     counts: tuple[int, int] = (0, 0),
 ) -> bytes:
     children, descendants = counts
-    path = tuple(UUID(bytes=comment.path[at : at + 16]) for at in range(0, len(comment.path), 16))
+    path = [pgproto.UUID(comment.path[at : at + 16]) for at in range(0, len(comment.path), 16)]
     return comment_json(
         Picked(comment.posted, comment.parent, encode(comment, author, text), children, descendants, 0, 0),
         path,

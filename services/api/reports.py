@@ -20,7 +20,7 @@ async def report(request: web.Request) -> web.Response:
     api = request.app[API]
     here = await visit(request)
     thread = thread_of(request, here.site)
-    caller = here.signed_in()
+    caller = here.writer()
     comment_id = comment_of(request)
     query_of(request, NoQuery)
     asked, raw = await body_of(request, Report)

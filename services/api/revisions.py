@@ -11,7 +11,7 @@ from services.api.deps import API
 from services.api.queries import ListQuery, query_of
 from services.core.node import decode
 from services.core.thread import CommentState, timestamp
-from services.errors import NotAuthor
+from services.errors import CommentNotFound, NotAuthor
 from services.projection.reader import Revision
 
 _FOR_MODERATORS = frozenset({CommentState.DELETED, CommentState.REMOVED})
@@ -32,6 +32,8 @@ async def revisions(request: web.Request) -> web.Response:
     if not caller.moderator:
         sealed_under = await api.log.comment_key(thread.stream_id, comment_id)
         if sealed_under is None or sealed_under[0] != caller.id:
+            if decode(found.picked.raw).state is CommentState.HELD:
+                raise CommentNotFound(comment_id)  # for strangers it does not exist
             raise NotAuthor("revisions are for the comment's author and for moderators")
     state = decode(found.picked.raw).state
     legible = state is not CommentState.ERASED and (caller.moderator or state not in _FOR_MODERATORS)

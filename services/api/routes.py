@@ -12,7 +12,9 @@ from pydantic import BaseModel
 from services.api import (
     bodies,
     comments,
+    guests,
     health,
+    me,
     notifications,
     openapi,
     queries,
@@ -21,10 +23,12 @@ from services.api import (
     shapes,
     site_settings,
     threads,
+    votes,
 )
+from services.api.problems import Code
 from services.core.site import SiteSettings
 
-Who = Literal["anyone", "signed in", "moderator", "admin", "network"]
+Who = Literal["anyone", "signed in", "member", "moderator", "overseer", "admin", "network"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +49,31 @@ class Route:
     """Whether it needs If-Match."""
     conditional: bool = False
     """Whether it has an ETag."""
+    versioned: bool = False
+    """Whether it tells Threadlog-Version; what is idempotent or conditional does."""
+    media: str = "application/json"
+    """What a success is that has no model and yet a body."""
+    refusals: tuple[Code, ...] = ()
+    """Codes of problems that do not follow from the rest (`services.api.route_codes`)."""
 
 
 S: Final = "/v1/sites/{site}"
 T: Final = S + "/threads/{thread}"
 C: Final = T + "/comments/{comment}"
 
+_FINAL: Final[tuple[Code, ...]] = ("comment-deleted", "comment-removed", "comment-erased")
+_NOT_OPEN: Final[tuple[Code, ...]] = ("comment-hidden", *_FINAL)
+
 ROUTES: Final[tuple[Route, ...]] = (
+    Route(
+        "POST",
+        S + "/guests",
+        guests.join,
+        "Become a guest",
+        body=bodies.NewGuest,
+        answers={201: shapes.GuestShape},
+        refusals=("guests-not-allowed",),
+    ),
     Route(
         "POST",
         T + "/comments",
@@ -61,6 +83,14 @@ ROUTES: Final[tuple[Route, ...]] = (
         body=bodies.NewComment,
         answers={201: shapes.CommentShape},
         idempotent=True,
+        refusals=(
+            "guests-not-allowed",
+            "parent-not-found",
+            "thread-closed",
+            "parent-not-open",
+            "too-deep",
+            "comment-erased",
+        ),
     ),
     Route(
         "GET",
@@ -70,6 +100,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         query=queries.PageQuery,
         answers={200: shapes.PageShape},
         conditional=True,
+        refusals=("parent-not-found",),
     ),
     Route(
         "GET",
@@ -85,11 +116,12 @@ ROUTES: Final[tuple[Route, ...]] = (
         C,
         comments.edit,
         "Edit a comment",
-        who="signed in",
+        who="member",
         body=bodies.CommentEdit,
         answers={200: shapes.CommentShape},
         idempotent=True,
         revision=True,
+        refusals=("guests-not-allowed", "not-author", "edit-window-closed", *_NOT_OPEN),
     ),
     Route(
         "DELETE",
@@ -99,6 +131,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         who="signed in",
         answers={204: None},
         idempotent=True,
+        refusals=("guests-not-allowed", "not-author", *_FINAL),
     ),
     Route(
         "GET",
@@ -109,6 +142,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         query=queries.ListQuery,
         answers={200: shapes.RevisionsShape},
         conditional=True,
+        refusals=("not-author",),
     ),
     Route(
         "POST",
@@ -119,6 +153,18 @@ ROUTES: Final[tuple[Route, ...]] = (
         body=bodies.Report,
         answers={202: shapes.EmptyShape},
         idempotent=True,
+        refusals=("guests-not-allowed", "own-comment", "already-reported", *_NOT_OPEN),
+    ),
+    Route(
+        "PUT",
+        C + "/vote",
+        votes.vote,
+        "Vote on a comment, change the vote or withdraw it",
+        who="member",
+        body=bodies.Vote,
+        answers={200: shapes.TallyShape},
+        idempotent=True,
+        refusals=("guests-not-allowed", "own-comment", *_NOT_OPEN),
     ),
     Route(
         "GET",
@@ -144,7 +190,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         T + "/events",
         threads.events,
         "The thread's log",
-        who="moderator",
+        who="overseer",
         query=queries.EventsQuery,
         answers={200: shapes.EventsShape},
         conditional=True,
@@ -156,6 +202,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         "The site's settings",
         who="admin",
         answers={200: SiteSettings},
+        versioned=True,
     ),
     Route(
         "PATCH",
@@ -184,6 +231,25 @@ ROUTES: Final[tuple[Route, ...]] = (
         who="signed in",
         body=bodies.NotificationsRead,
         answers={204: None},
+        refusals=("guests-not-allowed",),
+    ),
+    Route(
+        "GET",
+        S + "/me",
+        me.export,
+        "All that is stored of the caller, as JSON lines",
+        who="signed in",
+        answers={200: None},
+        media="application/x-ndjson",
+    ),
+    Route(
+        "DELETE",
+        S + "/me",
+        me.erase,
+        "Erase the caller",
+        who="signed in",
+        answers={202: shapes.ErasureShape},
+        idempotent=True,
     ),
     Route("GET", "/healthz", health.healthz, "Whether the process lives", answers={200: shapes.HealthShape}),
     Route(
@@ -193,7 +259,15 @@ ROUTES: Final[tuple[Route, ...]] = (
         "Whether it can serve",
         answers={200: shapes.HealthShape, 503: shapes.HealthShape},
     ),
-    Route("GET", "/metrics", health.metrics, "Metrics for Prometheus", who="network", answers={200: None}),
+    Route(
+        "GET",
+        "/metrics",
+        health.metrics,
+        "Metrics for Prometheus",
+        who="network",
+        answers={200: None},
+        media="text/plain",
+    ),
     Route("GET", "/openapi.json", openapi.document, "This document", answers={200: None}),
-    Route("GET", "/docs", openapi.page, "This document as a page", answers={200: None}),
+    Route("GET", "/docs", openapi.page, "This document as a page", answers={200: None}, media="text/html"),
 )

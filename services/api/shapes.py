@@ -3,9 +3,12 @@ together from fragments and build no model."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+
+Id = Annotated[str, Field(json_schema_extra={"format": "uuid"})]
+Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
 
 class Shape(BaseModel):
@@ -23,6 +26,13 @@ class AuthorShape(Shape):
     badge: str | None
 
 
+class GuestShape(Shape):
+    """A new guest: the token to sign in with, and how their comments will be signed."""
+
+    token: str
+    author: AuthorShape
+
+
 class VotesShape(Shape):
     """Votes counted."""
 
@@ -30,20 +40,26 @@ class VotesShape(Shape):
     down: int
 
 
+class TallyShape(VotesShape):
+    """Votes counted, and the caller's own among them (0: none)."""
+
+    value: Literal[-1, 0, 1]
+
+
 class CommentShape(Shape):
     """A comment. Where its text is not for the reader, `body`, `html` and `author` are null."""
 
-    id: str
+    id: Id
     thread: str
-    parent_id: str | None
+    parent_id: Id | None
     depth: int
-    path: list[str]
+    path: list[Id]
     author: AuthorShape | None
     body: str | None
     html: str | None
     state: Literal["visible", "held", "hidden", "removed", "deleted", "erased"]
-    created_at: str
-    edited_at: str | None
+    created_at: Time
+    edited_at: Time | None
     edited_by: Literal["author", "moderator"] | None
     revision: int
     votes: VotesShape
@@ -76,7 +92,7 @@ class ThreadShape(Shape):
     url: str | None
     state: Literal["open", "closed"]
     comments: int
-    pinned: list[str]
+    pinned: list[Id]
     version: int
 
 
@@ -94,7 +110,7 @@ class RevisionShape(Shape):
     revision: int
     body: str | None
     html: str | None
-    edited_at: str
+    edited_at: Time
     edited_by: Literal["author", "moderator"]
 
 
@@ -109,15 +125,15 @@ class EventShape(Shape):
     """An event as recorded."""
 
     position: int
-    stream: str
+    stream: Id
     version: int
-    event_id: str
+    event_id: Id
     type: str
     schema_version: int
     actor: str | None
     correlation_id: str | None
-    causation_id: str | None
-    recorded_at: str
+    causation_id: Id | None
+    recorded_at: Time
     data: dict[str, object]
     hash: str
 
@@ -140,13 +156,13 @@ class NamedThreadShape(Shape):
 class NotificationShape(Shape):
     """Somebody was told of something."""
 
-    id: str
-    event_id: str
+    id: Id
+    event_id: Id
     reason: Literal["reply", "mention", "follow", "ancestor", "moderation"]
     thread: NamedThreadShape
     comment: CommentShape | None
     actor: AuthorShape | None
-    created_at: str
+    created_at: Time
     read: bool
 
 
@@ -156,6 +172,15 @@ class InboxShape(Shape):
     items: list[NotificationShape]
     after: str | None
     unread: int
+
+
+class ErasureShape(Shape):
+    """How far an erasure is; "nothing" where nothing was left to erase."""
+
+    state: Literal["nothing", "running", "done"]
+    requested_at: Time | None
+    done_at: Time | None
+    comments: int | None
 
 
 class EmptyShape(Shape):

@@ -72,7 +72,7 @@ async def events(request: web.Request) -> web.Response:
     api = request.app[API]
     here = await visit(request)
     thread = thread_of(request, here.site)
-    here.moderator()
+    here.overseer()
     query = query_of(request, EventsQuery)
     head = await api.log.head(thread.stream_id)
     version, last_hash = (0, b"") if head is None else head

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hmac
+import hashlib
 import os
 import re
 import time
@@ -11,22 +11,26 @@ from typing import Final
 from uuid import UUID
 
 from aiohttp import hdrs, web
+from asyncpg.pgproto import pgproto
 
 from services.api.context import IDEMPOTENCY_KEY, REQUEST_ID, single
 from services.api.deps import API, Api
 from services.api.problems import Problem
-from services.core.addresses import new_event_id
+from services.core.addresses import event_id_bytes
 from services.core.commands import Command, Idempotency
 from services.errors import KeyDestroyed
 from services.eventlog.batch import Appended
 
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
+_KEYS: Final = 3
+"""How often somebody's key may be destroyed while a text of theirs is being written."""
 _REVISION: Final = re.compile(r'"([1-9][0-9]{0,8})"')
 
 
 def event_id() -> UUID:
-    """A new UUIDv7."""
-    return new_event_id(time.time_ns() // 1_000_000, os.urandom(10))
+    """A new UUIDv7. It is a UUID of asyncpg's, which is made, hashed and written ten times as fast as the
+    standard library's."""
+    return pgproto.UUID(event_id_bytes(time.time_ns() // 1_000_000, os.urandom(10)))
 
 
 def correlation_id(request: web.Request) -> str:
@@ -35,7 +39,7 @@ def correlation_id(request: web.Request) -> str:
 
 
 def idempotency(request: web.Request, stream_id: UUID, actor_id: str, body: bytes) -> Idempotency | None:
-    """The HMACs of the Idempotency-Key, in its scope of stream and author, and of the request.
+    """The MACs of the Idempotency-Key, in its scope of stream and author, and of the request.
 
     The request is its method, its route and what the path names, If-Match and body. Raises Problem
     `bad-header` for a key that is none.
@@ -67,8 +71,9 @@ def idempotency(request: web.Request, stream_id: UUID, actor_id: str, body: byte
 
 
 def _mac(secret: bytes, *parts: bytes) -> bytes:
-    """HMAC-SHA256 over the parts, each behind its length, so that no two lists of them look alike."""
-    return hmac.digest(secret, b"".join(len(part).to_bytes(4, "big") + part for part in parts), "sha256")
+    """Keyed BLAKE2b (RFC 7693) over the parts, each behind its length, so that no two lists look alike."""
+    framed = b"".join([len(part).to_bytes(4, "big") + part for part in parts])
+    return hashlib.blake2b(framed, digest_size=32, key=secret).digest()
 
 
 def expected_revision(request: web.Request) -> int:
@@ -83,12 +88,13 @@ def expected_revision(request: web.Request) -> int:
 
 
 async def submit(api: Api, command: Callable[[], Awaitable[Command]]) -> Appended:
-    """Append what the command adds. Where the key that it was sealed under is gone, it is made once more.
+    """Append what the command adds. Where the key that it was sealed under is gone, it is made anew.
 
     Raises what `Appenders.submit` raises.
     """
-    try:
-        return await api.appenders.submit(await command())
-    except KeyDestroyed as gone:
-        api.keyring.forget(gone.key_id)
-        return await api.appenders.submit(await command())
+    for _ in range(_KEYS):
+        try:
+            return await api.appenders.submit(await command())
+        except KeyDestroyed as gone:
+            api.keyring.forget(gone.key_id)
+    return await api.appenders.submit(await command())

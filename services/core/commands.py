@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
 from uuid import UUID
 
 from services.core.site import SiteSettings
+
+GUEST: Final = "guest:"
+"""What the id of a guest begins with, and nobody else's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +123,40 @@ class ReportComment(ThreadCommand):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VoteComment(ThreadCommand):
+    """Vote on a comment, change the vote, or withdraw it (0)."""
+
+    comment_id: UUID
+    value: Literal[-1, 0, 1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ChangeThread(ThreadCommand):
     """Describe, close or reopen a thread, opened or not. `describe` holds what is to change of `title` and
     `url` (None clears); what is not named stays."""
 
     describe: dict[Literal["title", "url"], str | None]
     closed: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EraseComments(ThreadCommand):
+    """Mark comments of one thread as erased: those among `comment_ids` that were sealed under `key_id`, which
+    is destroyed. `cause` is the AuthorErased that they follow from. At most some dozens in one command."""
+
+    key_id: UUID
+    comment_ids: tuple[UUID, ...]
+    cause: UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EraseAuthor(Command):
+    """Tell the site's stream that an author's key was destroyed."""
+
+    author_id: str
+    key_id: UUID
+
+    success: ClassVar[int] = 202
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,19 +15,23 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from services.core.commands import (
+    GUEST,
     ChangeSettings,
     ChangeThread,
     Command,
     DeleteComment,
     EditComment,
+    EraseAuthor,
+    EraseComments,
     PostComment,
     ReportComment,
     Rules,
     Sealed,
     ThreadCommand,
+    VoteComment,
 )
 from services.core.site import SiteState
-from services.core.thread import FINAL, MAX_DEPTH, Comment, CommentState, ThreadState, timestamp
+from services.core.thread import FINAL, MAX_DEPTH, NO_VOTE, Comment, CommentState, ThreadState, timestamp
 from services.errors import (
     AlreadyReported,
     CommentNotFound,
@@ -46,7 +50,7 @@ from services.errors import (
 )
 
 REPORT_WEIGHT = 1.0
-"""What a report counts: 1 for everyone until reporters have a record."""
+"""What a report counts: 1 for everyone until reporters have a record; a guest's counts nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +89,23 @@ def decide(command: ThreadCommand, thread: ThreadState, now: datetime, rules: Ru
             return _delete(command, thread)
         case ReportComment():
             return _report(command, thread, rules)
+        case VoteComment():
+            return _vote(command, thread)
         case ChangeThread():
             return _change_thread(command, thread)
+        case EraseComments():
+            return _erase(command, thread)
         case _:
             raise TypeError(f"no decision for {type(command).__name__}")
 
 
-def decide_site(command: ChangeSettings, site: SiteState) -> Decision:
+def decide_site(command: ChangeSettings | EraseAuthor, site: SiteState) -> Decision:
     """The events that `command` adds to the site's stream."""
+    if isinstance(command, EraseAuthor):
+        erased: dict[str, Any] = {"author_id": command.author_id, "key_id": str(command.key_id)}
+        if site.version == 0:
+            erased["opens"] = {"site": command.site}
+        return (_first(command, "AuthorErased", erased),)
     try:
         changed = site.settings.changed(command.changes)
     except ValidationError as error:
@@ -180,7 +193,11 @@ def _edit(command: EditComment, thread: ThreadState, now: datetime, rules: Rules
     if isinstance(comment, CommentNotFound):
         return comment
     own = comment.author_id == command.actor.id
+    if comment.state is CommentState.ERASED:
+        return CommentNotOpen(comment.id, comment.state)  # it has no author who might be told apart
     if not own and not command.actor.moderator:
+        if comment.state is CommentState.HELD:
+            return CommentNotFound(command.comment_id)  # for strangers it does not exist
         return NotAuthor("only its author or a moderator edits a comment")
     if comment.state in FINAL or comment.state is CommentState.HIDDEN:
         return CommentNotOpen(comment.id, comment.state)
@@ -204,7 +221,11 @@ def _delete(command: DeleteComment, thread: ThreadState) -> Decision:
     if isinstance(comment, CommentNotFound):
         return comment
     own = comment.author_id == command.actor.id
+    if comment.state is CommentState.ERASED:
+        return CommentNotOpen(comment.id, comment.state)
     if not own and not command.actor.moderator:
+        if comment.state is CommentState.HELD:
+            return CommentNotFound(command.comment_id)  # for strangers it does not exist
         return NotAuthor("only its author or a moderator deletes a comment")
     if own:
         if comment.state is CommentState.DELETED:
@@ -234,14 +255,15 @@ def _report(command: ReportComment, thread: ThreadState, rules: Rules) -> Decisi
         return CommentNotOpen(comment.id, comment.state)
     if command.reason not in rules.settings.report_reasons:
         return FieldInvalid("reason", f"is not one of {', '.join(rules.settings.report_reasons)}")
+    weight = 0.0 if reporter.startswith(GUEST) else REPORT_WEIGHT  # guests are as many as one likes
     data = _about(comment) | {
         "revision": comment.revision,
         "reason": command.reason,
-        "weight": REPORT_WEIGHT,
+        "weight": weight,
     }
     report = _first(command, "CommentReported", data, command.detail)
-    total = comment.report_weight + REPORT_WEIGHT
-    if total < rules.settings.report_threshold:
+    total = comment.report_weight + weight
+    if not weight or total < rules.settings.report_threshold:
         return (report,)
     hidden = NewEvent(
         event_id=following_id(command.event_id, 1),
@@ -252,6 +274,46 @@ def _report(command: ReportComment, thread: ThreadState, rules: Rules) -> Decisi
         causation_id=command.event_id,
     )
     return (report, hidden)
+
+
+def _vote(command: VoteComment, thread: ThreadState) -> Decision:
+    comment = _find(thread, command.comment_id)
+    if isinstance(comment, CommentNotFound) or comment.state is CommentState.HELD:
+        return CommentNotFound(command.comment_id)
+    voter = command.actor.id
+    if voter is None or voter.startswith(GUEST):
+        return Forbidden("guests do not vote")
+    if comment.author_id == voter:
+        return OwnComment("nobody votes on their own comment")
+    if comment.state is not CommentState.VISIBLE:
+        return CommentNotOpen(comment.id, comment.state)
+    previous, _ = thread.votes.get((comment.id, voter), NO_VOTE)
+    if command.value == previous:
+        return ()
+    data = _about(comment) | {"value": command.value, "previous": previous}
+    return (_first(command, "CommentVoted", data),)
+
+
+def _erase(command: EraseComments, thread: ThreadState) -> Decision:
+    """Whatever state a comment is in, once each: what is erased already is passed over."""
+    found = [thread.comments.get(comment_id) for comment_id in command.comment_ids]
+    due = [
+        comment
+        for comment in found
+        if comment is not None
+        and comment.key_id == command.key_id
+        and comment.state is not CommentState.ERASED
+    ]
+    return tuple(
+        NewEvent(
+            event_id=following_id(command.event_id, place) if place else command.event_id,
+            type="CommentErased",
+            data=_about(comment),
+            actor_id=command.actor.id,
+            causation_id=command.cause,
+        )
+        for place, comment in enumerate(due)
+    )
 
 
 def _change_thread(command: ChangeThread, thread: ThreadState) -> Decision:

@@ -88,6 +88,7 @@ class SiteSettings(BaseModel):
         "personal-data",
         "other",
     ]
+    guests: bool = False
     open_threads: bool = True
     comment_url: Annotated[_Text, StringConstraints(max_length=2048), AfterValidator(_leads_to_comment)] = (
         "{url}#comment-{id}"
@@ -95,6 +96,9 @@ class SiteSettings(BaseModel):
     origins: Annotated[list[Annotated[_Text, AfterValidator(_is_origin)]], Field(max_length=100)] = []
     token_issuer: _Name | None = None
     token_audience: _Name | None = None
+    author_writes_per_minute: Annotated[int, Field(ge=1, le=1_000_000)] | None = 30
+    address_writes_per_minute: Annotated[int, Field(ge=1, le=1_000_000)] | None = 120
+    site_writes_per_second: Annotated[int, Field(ge=1, le=100_000)] | None = None
 
     @classmethod
     def stored(cls, json: str | None) -> SiteSettings:
@@ -153,9 +157,9 @@ def evolve_site(site: SiteState, event: Recorded) -> None:
         payload = UPCASTERS.payload(event.type, event.schema_version, event.data)
         if event.version != site.version + 1:
             raise ValueError(f"follows version {site.version}")
-        if event.type != "SiteSettingsChanged":
+        if event.type not in ("SiteSettingsChanged", "AuthorErased"):
             raise ValueError(f"{event.type} is no event of a site")
-        changes = {**payload["changes"]}
+        changes = {**payload["changes"]} if event.type == "SiteSettingsChanged" else {}
         if unknown := changes.keys() - SiteSettings.model_fields.keys():
             raise TypeUnknown(f"the settings {', '.join(sorted(unknown))}")
         # Not validated: what was allowed when it was recorded stays, whatever the rules are now.

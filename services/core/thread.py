@@ -33,6 +33,9 @@ class CommentState(StrEnum):
     ERASED = "erased"
 
 
+NO_VOTE: Final = (0, 0)
+"""The vote of somebody who has not voted."""
+
 FINAL: Final = frozenset({CommentState.REMOVED, CommentState.DELETED, CommentState.ERASED})
 
 
@@ -56,6 +59,8 @@ class Comment:
     version: int = 0
     text_version: int = 0
     report_weight: float = 0.0
+    up: int = 0
+    down: int = 0
     path: bytes = b""
     """The ids of its last 32 ancestors, root first, 16 bytes each."""
 
@@ -78,6 +83,8 @@ class ThreadState:
     comments: dict[UUID, Comment] = field(default_factory=dict)
     reported: dict[tuple[UUID, str], int] = field(default_factory=dict)
     """Who reported which comment, and the version of the report."""
+    votes: dict[tuple[UUID, str], tuple[int, int]] = field(default_factory=dict)
+    """Who voted on which comment: the vote as it is now (0: withdrawn), and the version of its event."""
 
 
 def timestamp(when: datetime) -> str:
@@ -85,8 +92,9 @@ def timestamp(when: datetime) -> str:
     return when.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
-def evolve(thread: ThreadState, event: Recorded) -> Comment | None:
-    """Apply one event in place; the comment that it is about, if there is one.
+def evolve(thread: ThreadState, event: Recorded, payload: dict[str, Any] | None = None) -> Comment | None:
+    """Apply one event in place; the comment that it is about, if there is one. `payload` is what `event.data`
+    holds, where the caller knows it already.
 
     Raises PoisonEvent where the event cannot follow this state, UnknownEventType where a newer release wrote
     it. The state is then as it was.
@@ -94,7 +102,8 @@ def evolve(thread: ThreadState, event: Recorded) -> Comment | None:
     if event.version != thread.version + 1:
         raise _poison(event, f"follows version {thread.version}")
     try:
-        payload = UPCASTERS.payload(event.type, event.schema_version, event.data)
+        if payload is None:
+            payload = UPCASTERS.payload(event.type, event.schema_version, event.data)
         apply = _APPLY.get(event.type)
         if apply is None:
             raise _poison(event, f"{event.type} is no event of a thread")
@@ -217,11 +226,36 @@ def _comment_hidden(thread: ThreadState, event: Recorded, payload: dict[str, Any
     return comment
 
 
+def _comment_erased(thread: ThreadState, event: Recorded, payload: dict[str, Any]) -> Comment:
+    comment = _subject(thread, event, payload)
+    _move(thread, comment, CommentState.ERASED)
+    comment.author_id, comment.text_mac = None, ""
+    comment.version = event.version
+    return comment
+
+
 def _comment_reported(thread: ThreadState, event: Recorded, payload: dict[str, Any]) -> Comment:
     comment = _subject(thread, event, payload)
     comment.report_weight += payload["weight"]
     if event.actor_id is not None:
         thread.reported[comment.id, event.actor_id] = event.version
+    comment.version = event.version
+    return comment
+
+
+_TALLY: Final = {1: (1, 0), 0: (0, 0), -1: (0, 1)}
+"""What each vote adds to (up, down)."""
+
+
+def _comment_voted(thread: ThreadState, event: Recorded, payload: dict[str, Any]) -> Comment:
+    comment = _subject(thread, event, payload)
+    value: int = payload["value"]
+    (up, down), (up_before, down_before) = _TALLY[value], _TALLY[payload["previous"]]
+    if event.actor_id is None:
+        raise _poison(event, "a vote without a voter")
+    comment.up += up - up_before
+    comment.down += down - down_before
+    thread.votes[comment.id, event.actor_id] = (value, event.version)
     comment.version = event.version
     return comment
 
@@ -247,7 +281,9 @@ _APPLY: Final[dict[str, Callable[[ThreadState, Recorded, dict[str, Any]], Commen
     "CommentDeleted": _comment_deleted,
     "CommentRemoved": _comment_removed,
     "CommentHidden": _comment_hidden,
+    "CommentErased": _comment_erased,
     "CommentReported": _comment_reported,
+    "CommentVoted": _comment_voted,
     "ThreadDescribed": _thread_described,
     "ThreadClosed": _thread_closed,
     "ThreadReopened": _thread_reopened,

@@ -17,9 +17,8 @@ from services.core.addresses import encode_thread_key, thread_stream_id
 from services.dev import story
 from services.dev.processes import Children
 from services.errors import Unavailable
-from services.eventlog.sites import Secret
-from services.ops.commands.sites import sign
 from services.ops.commands.thread import print_tree
+from services.ops.commands.tokens import token_for
 from services.settings import Settings
 from services.wiring import Resources, resources
 
@@ -106,12 +105,10 @@ class Job:
         added = await found.sites.add(story.SITE, uuid.uuid4().hex.encode())
         site = await found.sites.get(story.SITE)
         assert site is not None
-        secret: Secret = site.secrets[0]
         for person, name in story.PEOPLE.items():
-            self._tokens[person] = sign(secret, story.SITE, person, name=name, expires=_TOKEN_S)
-        self._tokens[story.MODERATOR] = sign(
-            secret,
-            story.SITE,
+            self._tokens[person] = token_for(site, person, name=name, expires=_TOKEN_S)
+        self._tokens[story.MODERATOR] = token_for(
+            site,
             story.MODERATOR,
             name=story.MODERATOR_NAME,
             roles=["admin"],

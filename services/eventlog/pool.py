@@ -1,9 +1,10 @@
-"""The pool of connections that everything but the appenders shares."""
+"""The pool of connections that everything but the appenders shares, and the hosts that all connect to."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import asyncpg
 from asyncpg.pool import PoolAcquireContext
@@ -15,6 +16,53 @@ else:  # generic in its stubs only
 
 PATIENCE_S: Final = 5.0
 """How long one waits for a connection, whether all are in use or Postgres does not answer."""
+
+
+class Hosts:
+    """The hosts of a database URL, tried one after the other; the one that answered last is tried first.
+
+    asyncpg tries them too, but has one timeout for all: a machine that is gone and refuses nothing would use
+    it up, and the next would never be asked.
+    """
+
+    def __init__(self, database_url: str) -> None:
+        self._urls = list(_of_one_host(database_url))
+
+    async def connect(self, *_: Any, **options: Any) -> asyncpg.Connection:
+        """As asyncpg's, with this object's URL; the hosts share the `timeout` of its options (seconds).
+
+        Raises what the last host failed with, and OSError where none is as target_session_attrs asks.
+        """
+        failed: Exception = ConnectionError("no host")
+        share = options.pop("timeout") / len(self._urls)
+        for url in list(self._urls):
+            try:
+                found: asyncpg.Connection = await asyncpg.connect(url, timeout=share, **options)
+            except asyncpg.TargetServerAttributeNotMatched:
+                failed = ConnectionRefusedError("no host is as target_session_attrs asks")
+            except (OSError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError) as error:
+                failed = error
+            else:
+                self._urls.sort(key=lambda other: other != url)
+                return found
+        raise failed
+
+
+def _of_one_host(database_url: str) -> Iterator[str]:
+    """The URL for each of its hosts alone."""
+    parts = urlsplit(database_url)
+    query = dict(parse_qsl(parts.query))
+    login, at, in_netloc = parts.netloc.rpartition("@")
+    names = (in_netloc or query.get("host", "")).split(",")
+    ports = query.get("port", "").split(",")
+    ports = ports * len(names) if len(ports) == 1 else ports
+    if len(names) == 1 or len(ports) != len(names):  # where they do not match, asyncpg says so
+        yield database_url
+        return
+    for name, port in zip(names, ports, strict=True):
+        asked = query | ({"port": port} if port else {}) | ({} if in_netloc else {"host": name})
+        netloc = f"{login}{at}{name}" if in_netloc else parts.netloc
+        yield parts._replace(netloc=netloc, query=urlencode(asked)).geturl()
 
 
 class BoundedPool(_Pool):
@@ -43,6 +91,7 @@ def open_pool(
         loop=None,
         connection_class=asyncpg.Connection,
         record_class=asyncpg.Record,
+        connect=Hosts(database_url).connect,
         timeout=5,
         command_timeout=30,
         server_settings=dict(session),

@@ -53,7 +53,10 @@ COMMENT: Final = (
     "text_version",
     "report_weight",
     "path",
+    "up",
+    "down",
 )
+VOTE: Final = ("value", "version")
 
 
 @dataclass(slots=True)
@@ -65,6 +68,8 @@ class DecisionState:
     stream: Row | None = None
     comments: dict[UUID, Row] = field(default_factory=dict)
     reports: dict[tuple[UUID, str], int] = field(default_factory=dict)
+    votes: dict[tuple[UUID, str], tuple[int, int]] = field(default_factory=dict)
+    """Value and version of each vote."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +103,8 @@ def comment_row(stream_id: UUID, c: Comment) -> Row:
         c.text_version,
         c.report_weight,
         c.path,
+        c.up,
+        c.down,
     )
 
 
@@ -127,6 +134,7 @@ def of_thread(t: ThreadState) -> DecisionState:
         stream=stream_row(t),
         comments={c.id: comment_row(t.stream_id, c) for c in t.comments.values()},
         reports=dict(t.reported),
+        votes=dict(t.votes),
     )
 
 
@@ -149,6 +157,7 @@ async def stored(connection: Connection, stream_id: UUID) -> DecisionState:
     found = await connection.fetchrow(QUERIES["stream_state"], stream_id)
     comments = await connection.fetch(QUERIES["comments_state"], stream_id)
     reports = await connection.fetch(QUERIES["reports_state"], stream_id)
+    votes = await connection.fetch(QUERIES["votes_state"], stream_id)
     stream = None
     if found is not None:
         *values, settings = tuple(found)
@@ -158,6 +167,7 @@ async def stored(connection: Connection, stream_id: UUID) -> DecisionState:
         stream,
         {row["comment_id"]: tuple(row) for row in comments},
         {(row["comment_id"], row["reporter_id"]): row["version"] for row in reports},
+        {(row["comment_id"], row["voter_id"]): (row["value"], row["version"]) for row in votes},
     )
 
 
@@ -176,6 +186,9 @@ def differences(kept: DecisionState, replayed: DecisionState) -> Iterator[Differ
         before, after = kept.reports.get(pair), replayed.reports.get(pair)
         if before != after:
             yield Difference("reports", f"{pair[0]} by {pair[1]}", before, after)
+    for pair in kept.votes.keys() | replayed.votes.keys():
+        path = f"{pair[0]} by {pair[1]}"
+        yield from _compare("votes", path, VOTE, kept.votes.get(pair), replayed.votes.get(pair))
 
 
 def _compare(
@@ -199,21 +212,28 @@ async def strays(connection: Connection, limit: int) -> DecisionState:
     """Rows of all streams, at most `limit` of each table, that no event made."""
     comments = await connection.fetch(QUERIES["stray_comments"], limit)
     reports = await connection.fetch(QUERIES["stray_reports"], limit)
+    votes = await connection.fetch(QUERIES["stray_votes"], limit)
     return DecisionState(
         comments={row["comment_id"]: () for row in comments},
         reports={(row["comment_id"], row["reporter_id"]): 0 for row in reports},
+        votes={(row["comment_id"], row["voter_id"]): (0, 0) for row in votes},
     )
 
 
 async def remove(connection: Connection, rows: DecisionState) -> int:
-    """Delete these rows of `comments` and `reports`; how many there were."""
+    """Delete these rows of `comments`, `reports` and `votes`; how many there were."""
     await connection.execute(QUERIES["remove_stray_comments"], list(rows.comments))
     await connection.execute(
         QUERIES["remove_stray_reports"],
         [comment_id for comment_id, _ in rows.reports],
         [reporter for _, reporter in rows.reports],
     )
-    return len(rows.comments) + len(rows.reports)
+    await connection.execute(
+        QUERIES["remove_stray_votes"],
+        [comment_id for comment_id, _ in rows.votes],
+        [voter for _, voter in rows.votes],
+    )
+    return len(rows.comments) + len(rows.reports) + len(rows.votes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,20 +243,22 @@ class Suspects:
     stream: bool
     comments: frozenset[UUID]
     reports: frozenset[tuple[UUID, str]]
+    votes: frozenset[tuple[UUID, str]]
 
     @property
     def rows(self) -> int:
         """How many they are."""
-        return self.stream + len(self.comments) + len(self.reports)
+        return self.stream + len(self.comments) + len(self.reports) + len(self.votes)
 
     def slices(self, size: int) -> Iterator[Suspects]:
-        """The same rows, at most `size` comments and as many reports at a time."""
-        comments, reports = sorted(self.comments), sorted(self.reports)
-        for start in range(0, max(len(comments), len(reports), self.stream), size):
+        """The same rows, at most `size` comments and as many reports and votes at a time."""
+        comments, reports, votes = sorted(self.comments), sorted(self.reports), sorted(self.votes)
+        for start in range(0, max(len(comments), len(reports), len(votes), self.stream), size):
             yield Suspects(
                 self.stream and start == 0,
                 frozenset(comments[start : start + size]),
                 frozenset(reports[start : start + size]),
+                frozenset(votes[start : start + size]),
             )
 
 
@@ -248,6 +270,7 @@ def suspects(kept: DecisionState, replayed: DecisionState) -> Suspects:
         reports=frozenset(
             key for key, version in replayed.reports.items() if kept.reports.get(key) != version
         ),
+        votes=frozenset(key for key, vote in replayed.votes.items() if kept.votes.get(key) != vote),
     )
 
 
@@ -264,5 +287,12 @@ async def repair(connection: Connection, lane: int, thread: ThreadState, rows: S
         [
             (comment_id, reporter, thread.stream_id, thread.reported[comment_id, reporter])
             for comment_id, reporter in rows.reports
+        ],
+    )
+    await connection.executemany(
+        QUERIES["repair_vote"],
+        [
+            (comment_id, voter, thread.stream_id, *thread.votes[comment_id, voter])
+            for comment_id, voter in rows.votes
         ],
     )

@@ -11,6 +11,7 @@ from services.ops.commands import (
     bench,
     demo,
     doctor,
+    erase,
     imports,
     lag,
     log,
@@ -19,6 +20,7 @@ from services.ops.commands import (
     serve,
     sites,
     thread,
+    tokens,
 )
 from services.ops.exits import Guarded
 
@@ -54,11 +56,12 @@ def root(
 
 
 app.command(epilog="Example: threadlog demo --data-dir ./demo")(demo.demo)
-app.command(epilog="Example: THREADLOG_PORT=8080 threadlog api")(serve.api)
+app.command(epilog="Example: THREADLOG_PORT=8080 threadlog api --processes 2")(serve.api)
 app.command(epilog="Example: THREADLOG_METRICS_PORT=9100 threadlog worker")(serve.worker)
 app.command(epilog="Example: threadlog migrate --check")(migrate.migrate)
 app.add_typer(sites.app, name="site")
-app.command(epilog="Example: threadlog token blog ann --name Ann --role moderator")(sites.token)
+app.command(epilog="Example: threadlog token blog ann --name Ann --role moderator")(tokens.token)
+app.command(epilog="Example: threadlog erase blog u-17 --wait")(erase.erase)
 app.add_typer(imports.app, name="import")
 app.add_typer(log.app, name="log")
 app.add_typer(thread.app, name="thread")

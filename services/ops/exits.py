@@ -19,6 +19,7 @@ from services.core.text import TextRefused
 from services.errors import (
     CommentNotFound,
     ConfigurationError,
+    CredentialRefused,
     SiteNotFound,
     ThreadlogError,
     Unavailable,
@@ -48,6 +49,7 @@ class UsageRefused(ThreadlogError):
 _USAGE: Final = (
     ConfigurationError,
     UsageRefused,
+    CredentialRefused,
     SiteNotFound,
     CommentNotFound,
     BadAddress,
@@ -81,6 +83,16 @@ def exit_of(error: Exception) -> tuple[Exit, str]:
     return Exit.FAILED, f"{type(error).__name__}: {text}"
 
 
+def tell(error: Exception) -> Exit:
+    """Tell of an error on standard error; the code to end with."""
+    code, text = exit_of(error)
+    if code is Exit.FAILED and not isinstance(error, (ThreadlogError, SealBroken)):
+        traceback.print_exception(error)
+    for line in text.splitlines():
+        print(f"threadlog: {line}", file=sys.stderr)
+    return code
+
+
 class Guarded(TyperGroup):
     """A group of commands whose errors end in a line on standard error and the right exit code."""
 
@@ -92,12 +104,7 @@ class Guarded(TyperGroup):
         except Exception as error:
             if hasattr(error, "exit_code"):  # the parser's own errors know how to show themselves
                 raise
-            code, text = exit_of(error)
-            if code is Exit.FAILED and not isinstance(error, (ThreadlogError, SealBroken)):
-                traceback.print_exc()
-            for line in text.splitlines():
-                print(f"threadlog: {line}", file=sys.stderr)
-            raise typer.Exit(code) from error
+            raise typer.Exit(tell(error)) from error
 
 
 def run(main: Coroutine[Any, Any, _R]) -> _R:

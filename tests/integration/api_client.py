@@ -17,6 +17,7 @@ from yarl import URL
 
 from services.api.serving import Serving, serving
 from services.settings import Settings
+from tests.sites import UNLIMITED, set_site
 
 SECRET = b"a-secret-of-at-least-thirty-two-bytes"
 SITE = "news"
@@ -108,15 +109,22 @@ class Client:
 
 
 @asynccontextmanager
-async def client_of(database_url: str, redis_url: str, broker_url: str) -> AsyncIterator[Client]:
-    """An API on these servers, with one site."""
+async def client_of(
+    database_url: str, redis_url: str, broker_url: str, *, unlimited: bool = False, **given: Any
+) -> AsyncIterator[Client]:
+    """An API on these servers, with one site; `given` are settings of the process. For tests that write more
+    than the default rate limits take, `unlimited` turns them off, by the first event of the site's stream."""
     settings = Settings.load(
         database_url=database_url,
         redis_url=redis_url,
         broker_url=broker_url,
         master_key=b64encode(b"m" * 32).decode(),
         port=0,
+        **given,
     )
     async with serving(settings) as running, ClientSession() as session:
         await running.api.sites.add(SITE, SECRET)
+        if unlimited:
+            await set_site(running.api.appenders, SITE, UNLIMITED)
+            running.api.sites.forget(SITE)
         yield Client(running, session)

@@ -178,7 +178,9 @@ async def test_one_parked_thread_does_not_close_an_inbox(client: Client, redis_u
 
 
 async def test_an_inbox_that_takes_long_is_given_in_parts(client: Client) -> None:
-    comments = [await client.post(f"reply {n}", sub="bob", at=f"{S}/threads/t{n % 3}") for n in range(40)]
+    comments = [
+        await client.post(f"reply {n}", sub=f"bob-{n % 2}", at=f"{S}/threads/t{n % 3}") for n in range(40)
+    ]
     for number, comment in enumerate(comments):
         await tell(client, comment, f"t{number % 3}")
     whole = await client.get(f"{S}/me/notifications?limit=1000", sub="ann")

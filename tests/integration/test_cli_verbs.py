@@ -303,6 +303,7 @@ def test_the_doctor_is_content_with_a_healthy_installation(invoke: Invoke, threa
         "schema",
         "partitions",
         "keys",
+        "erasures",
         "views",
         "broker",
         "sites",

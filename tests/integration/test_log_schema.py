@@ -13,8 +13,8 @@ import pytest
 
 from services.errors import SchemaMismatch
 from services.eventlog import migrate
-from services.eventlog.appender import SESSION
 from services.eventlog.queries import QUERIES
+from services.eventlog.session import SESSION
 from tests.conftest import Databases
 
 ROWS = 200_000
@@ -48,6 +48,7 @@ async def load(connection: asyncpg.Connection, rows: int) -> None:
             null, version, version, 0, ''
         from made;
         insert into reports select comment_id, author_id, stream_id, version from made where n % 4 = 0;
+        insert into votes select comment_id, author_id, stream_id, 1, version from made where n % 4 = 0;
         insert into idempotency
         select sha256(n::text::bytea), sha256('r'), stream_id, comment_id, version, 201,
             now() - n % 20 * interval '1 day'
@@ -162,7 +163,16 @@ async def test_a_version_begins_at_1_and_a_hash_has_32_bytes(
 # --- plans -----------------------------------------------------------------------------------------------
 
 
-LARGE = {"events", "comments", "streams", "reports", "idempotency", "author_keys", "notifications"}
+LARGE = {
+    "events",
+    "comments",
+    "streams",
+    "reports",
+    "votes",
+    "idempotency",
+    "author_keys",
+    "notifications",
+}
 """What must never be scanned from end to end. The others hold a row for each lane or site."""
 
 PLANNED = [
@@ -180,6 +190,7 @@ PLANNED = [
     "stream_state",
     "comments_state",
     "reports_state",
+    "votes_state",
     "text_versions",
     "author_key",
     "author_keys",
@@ -194,6 +205,15 @@ PLANNED = [
     "mark_read",
     "mark_read_through",
     "followed",
+    "comments_to_erase",
+    "erased_comments",
+    "finish_erasure",
+    "streams_under_key",
+    "living_keys_among",
+    "empty_inbox",
+    "own_comments",
+    "own_reports",
+    "own_votes",
 ]
 
 APPENDER = {"load", "append", "event_at"}
@@ -243,6 +263,7 @@ def test_every_statement_of_a_large_table_is_planned() -> None:
         "repair_stream",
         "repair_comment",
         "repair_report",
+        "repair_vote",
         "insert_author_key",
         "insert_notifications",
     }
@@ -251,6 +272,7 @@ def test_every_statement_of_a_large_table_is_planned() -> None:
     unplanned |= {"event_counts", "stream_counts"}
     # These look at every row, once for a verify or a replay of everything.
     unplanned |= {"stray_comments", "stray_reports", "remove_stray_comments", "remove_stray_reports"}
+    unplanned |= {"stray_votes", "remove_stray_votes"}
     reads = re.compile(rf"\b(?:from|join|update|into)\s+({'|'.join(LARGE)})\b")
     large = {name for name, text in QUERIES.items() if reads.search(text)}
     assert large - unplanned <= set(PLANNED)

@@ -11,6 +11,7 @@ import pytest
 from services.errors import PoisonEvent
 from services.eventlog.checkpoints import LaneCheckpoints, Projection
 from services.readmodel import keys
+from services.workers.hints import Looked
 from services.workers.notifier import Notifier
 from services.workers.sweeper import Walk
 from tests.following import Swept, World, world_of
@@ -146,7 +147,7 @@ async def test_a_view_that_waits_for_a_newer_release_is_tried_less_and_less_ofte
     tries = []
     for _ in range(130):
         tries += [swept.now for projection, _ in await swept.rounds() if projection is Projection.VIEW]
-        await world.following.project([stream_of("t")])
+        await world.following.project([stream_of("t")], Looked.now())
     assert (await world.head("t")).stale
     assert [after - before for before, after in pairwise(tries)] == [1, 1, 2, 4, 8, 16, 32, 60]
     assert await stored(world) < version

@@ -37,6 +37,10 @@ class Scene:
         self.id_of["hidden"] = await talk.post("ann", "not nice")
         await talk.edit(self.id_of["edited"], "a *leaf*", author="cem")
         await talk.delete(self.id_of["deleted"])
+        await talk.vote(self.id_of["root"], 1, author="bob")
+        await talk.vote(self.id_of["root"], -1, author="cem")
+        await talk.vote(self.id_of["edited"], 1, author="dee")
+        await talk.vote(self.id_of["edited"], 0, author="dee")
         await talk.report(self.id_of["hidden"], author="bob")
         await talk.report(self.id_of["hidden"], author="cem")
         await self.parts.projector.advance(talk.stream_id)
@@ -117,6 +121,9 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
     "a node's depth": ("view nodes", lambda s: s.node("reply", b"visible\x001", b"visible\x002")),
     "a node's parent": ("view nodes", lambda s: s.node("root", b"\0\0\0\0", b"\0\0\0\x01")),
     "a node's times": ("view nodes", lambda s: s.node("root", b'"created_at":"2', b'"created_at":"1')),
+    "a node's votes up": ("view nodes", lambda s: s.node("root", b"\x001\x001", b"\x002\x001")),
+    "a node's votes down": ("view nodes", lambda s: s.node("root", b"\x001\x001", b"\x001\x000")),
+    "a node's version": ("view nodes", lambda s: s.node("root", b"visible\x000\x00", b"visible\x000\x001")),
     "a node in shreds": (
         "view nodes",
         lambda s: s.parts.redis.hset(s.nodes, str(s.posted_at["reply"]), b"\0\0\0\x02no"),
@@ -175,6 +182,14 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
         "comments",
         lambda s: s.sql("update comments set report_weight = 0 where comment_id = $1", s.id_of["hidden"]),
     ),
+    "a comment's votes up": (
+        "comments",
+        lambda s: s.sql("update comments set up = 7 where comment_id = $1", s.id_of["root"]),
+    ),
+    "a comment's votes down": (
+        "comments",
+        lambda s: s.sql("update comments set down = down + 1 where comment_id = $1", s.id_of["edited"]),
+    ),
     "a comment's path": (
         "comments",
         lambda s: s.sql("update comments set path = '' where comment_id = $1", s.id_of["edited"]),
@@ -188,6 +203,10 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
         lambda s: s.sql("update reports set version = 1 where reporter_id = 'bob'"),
     ),
     "a report lost": ("reports", lambda s: s.sql("delete from reports where reporter_id = 'bob'")),
+    "a vote's value": ("votes", lambda s: s.sql("update votes set value = -1 where voter_id = 'bob'")),
+    "a vote's version": ("votes", lambda s: s.sql("update votes set version = 1 where voter_id = 'bob'")),
+    "a vote lost": ("votes", lambda s: s.sql("delete from votes where voter_id = 'cem'")),
+    "a withdrawn vote lost": ("votes", lambda s: s.sql("delete from votes where voter_id = 'dee'")),
 }
 
 
@@ -225,7 +244,7 @@ async def everything(scene: Scene) -> tuple[Head, list[Placed], list[list[Record
     placed = [one async for one in scene.parts.views.dump(stream_id, head.build)]
     tables = [
         await scene.parts.pool.fetch(f"select * from {table} where stream_id = $1 order by 1, 2", stream_id)
-        for table in ("streams", "comments", "reports")
+        for table in ("streams", "comments", "reports", "votes")
     ]
     return replace(head, build=""), sorted(placed, key=lambda one: one.posted), tables
 
@@ -282,8 +301,12 @@ async def test_rows_that_no_event_made_are_found_and_removed(scene: Scene) -> No
         "insert into reports select gen_random_uuid(), 'eve', stream_id, 901 from streams "
         "where key is not null"
     )
+    await scene.sql(
+        "insert into votes select gen_random_uuid(), 'eve', stream_id, 1, 902 from streams "
+        "where key is not null"
+    )
     verifier, replayer = scene.parts.verifier, scene.parts.replayer
-    assert {difference.kind for difference in await verifier.strays()} == {"comments", "reports"}
-    assert await replayer.remove_strays() == 2 * 1
+    assert {difference.kind for difference in await verifier.strays()} == {"comments", "reports", "votes"}
+    assert await replayer.remove_strays() == 3 * 1
     assert await verifier.strays() == []
     assert await verifier.thread(scene.talk.stream_id) == []

@@ -22,6 +22,7 @@ from services.dev.servers import EmbeddedRedis
 from services.errors import Unavailable
 from services.pokes import Poker
 from services.settings import Settings
+from services.workers.hints import Looked
 from services.workers.lifecycle import FAILED
 from services.workers.metrics import METRICS
 from services.workers.run import environment, run
@@ -135,7 +136,7 @@ async def test_what_no_message_told_is_found_in_the_log(
 ) -> None:
     """Nobody pokes: a thread whose view exists, and its notifier, are brought up by the sweeper."""
     root = await world.log.post("t", "ann")
-    await world.following.project([stream_of("t")])
+    await world.following.project([stream_of("t")], Looked.now())
     reply = await world.log.post("t", "bob", root.event_id)
     process = start_workers(world.settings)
     await world.shows("t", reply.version)

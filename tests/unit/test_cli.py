@@ -123,7 +123,10 @@ def test_the_doctor_finds_missing_configuration(runner: CliRunner) -> None:
         (["replay", "--thread", "t"], "--thread needs --site"),
         (["verify", "--all", "--site", "blog"], "--all stands alone"),
         (["site", "add", "No Spaces"], "a site's name"),
-        (["token", "blog", "guest:1"], "a token's subject"),
+        (["site", "secret", "add", "blog", "--public-key", "k.pem"], "HS256 takes a --secret"),
+        (["site", "secret", "add", "blog", "--alg", "RS256"], "RS256 takes a --public-key"),
+        (["site", "secret", "add", "blog", "--alg", "EdDSA", "--public-key", "/no/file"], "No such file"),
+        (["site", "key", "add", "blog", "--name", "x" * 101], "longer than 100"),
         (["token", "blog", "ann", "--role", "king"], "no such role: king"),
     ],
 )
@@ -234,12 +237,15 @@ def test_an_event_is_one_line_for_a_person() -> None:
     assert opened.endswith(r'detail="two\nlines"')
 
 
-def comment(body: str | None, *replies: dict[str, Any], state: str = "visible") -> dict[str, Any]:
+def comment(
+    body: str | None, *replies: dict[str, Any], state: str = "visible", up: int = 0
+) -> dict[str, Any]:
     return {
         "author": {"name": "Ann"},
         "body": body,
         "state": state,
         "revision": 1,
+        "votes": {"up": up, "down": 0},
         "replies": {"items": list(replies), "after": None, "more": 0},
     }
 
@@ -250,11 +256,11 @@ def page(*comments: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_tree_is_indented_and_says_what_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
-    print_tree(page(comment("One\n\nand more.", comment(None, state="deleted")), comment("Two.")))
+    print_tree(page(comment("One\n\nand more.", comment(None, state="deleted")), comment("Two.", up=1200)))
     assert capsys.readouterr().out.splitlines()[1:] == [
         "• Ann: One and more.",
         "  • [deleted]",
-        "• Ann: Two.",
+        "• Ann +1,200 -0: Two.",
     ]
 
 

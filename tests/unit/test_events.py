@@ -65,7 +65,7 @@ def event_of(document: Json) -> Recorded:
 
 def thread_examples() -> list[Recorded]:
     """The examples of one thread's stream, in order."""
-    events = [event_of(example(name)) for name in EXAMPLES if not name.startswith("Site")]
+    events = [event_of(example(name)) for name in EXAMPLES if not name.startswith(("Site", "Author"))]
     return sorted(events, key=lambda event: event.version)
 
 
@@ -85,12 +85,15 @@ def test_the_types_are_the_contracts() -> None:
         "CommentEdited",
         "CommentDeleted",
         "CommentReported",
+        "CommentVoted",
         "CommentHidden",
         "CommentRemoved",
+        "CommentErased",
         "ThreadDescribed",
         "ThreadClosed",
         "ThreadReopened",
         "SiteSettingsChanged",
+        "AuthorErased",
     }
 
 
@@ -145,7 +148,9 @@ def test_the_examples_of_a_thread_fold_into_one() -> None:
     assert (thread.site, thread.key, thread.title) == ("blog", "2015/09/talk-therapy", "Talk therapy")
     first, second = thread.comments.values()
     assert (first.state, first.report_weight) == (CommentState.REMOVED, 1.0)
-    assert (second.state, second.revision) == (CommentState.DELETED, 2)
+    assert (second.state, second.revision) == (CommentState.ERASED, 2)
+    assert (second.author_id, second.text_mac) == (None, "")
+    assert (second.up, second.down) == (1, 0)
     assert (thread.visible, thread.closed, thread.version) == (0, False, len(events))
 
 
@@ -153,7 +158,10 @@ def test_the_example_of_a_site_folds() -> None:
     event = event_of(example("SiteSettingsChanged.v1.json"))
     site = SiteState(event.stream_id)
     evolve_site(site, event)
-    assert (site.site, site.settings.report_threshold) == ("blog", 3)
+    erased = event_of(example("AuthorErased.v1.json"))
+    assert chain_of(event.hash, erased) == erased.hash
+    evolve_site(site, erased)
+    assert (site.site, site.version, site.settings.report_threshold) == ("blog", 2, 3)
     assert site.settings.edit_window is None
 
 
@@ -223,6 +231,8 @@ def test_times_are_hashed_to_the_microsecond_and_regardless_of_zone() -> None:
         ("CommentPosted", {"imported": {"created_at": "2015-09-03T21:30:00.000000Z"}}),
         ("ReplyPosted", {"depth": "1"}),
         ("CommentEdited", {"by": "somebody"}),
+        ("CommentVoted", {"value": 2}),
+        ("CommentVoted", {"previous": None}),
         ("CommentHidden", {"rule": "whim"}),
         ("ThreadDescribed", {"by": "nobody"}),
     ],

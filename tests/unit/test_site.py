@@ -44,11 +44,15 @@ def test_the_defaults_are_the_contracts() -> None:
         "edit_window_seconds": 900,
         "report_threshold": 5,
         "report_reasons": ["spam", "abuse", "off-topic", "personal-data", "other"],
+        "guests": False,
         "open_threads": True,
         "comment_url": "{url}#comment-{id}",
         "origins": [],
         "token_issuer": None,
         "token_audience": None,
+        "author_writes_per_minute": 30,
+        "address_writes_per_minute": 120,
+        "site_writes_per_second": None,
     }
 
 
@@ -125,7 +129,9 @@ def test_only_what_a_change_has_named_is_stored() -> None:
 
 
 def test_stored_settings_come_back_without_what_a_newer_release_has_added() -> None:
-    stored = SiteSettings.stored('{"guests": true, "report_threshold": 3, "edit_window_seconds": null}')
+    stored = SiteSettings.stored(
+        '{"public_history": true, "report_threshold": 3, "edit_window_seconds": null}'
+    )
     assert stored == SiteSettings(report_threshold=3, edit_window_seconds=None)
     assert stored.given() == {"report_threshold": 3, "edit_window_seconds": None}
     assert SiteSettings.stored(None) == DEFAULTS

@@ -6,7 +6,14 @@ import unicodedata
 import pytest
 
 from services.core import text
-from services.core.text import TextRefused, check_url, normalise_body, normalise_detail, normalise_line
+from services.core.text import (
+    TextRefused,
+    check_email,
+    check_url,
+    normalise_body,
+    normalise_detail,
+    normalise_line,
+)
 
 
 def title(raw: str) -> str:
@@ -188,3 +195,31 @@ def test_a_refusal_says_why_and_does_not_quote_the_text() -> None:
     with pytest.raises(TextRefused) as refused:
         normalise_body("secret\x00")
     assert refused.value.reason == "the body holds a control character"
+
+
+@pytest.mark.parametrize("raw", ["a@b", "ann+x@mail.example", "jürgen@exämple.de", f"{'a' * 244}@b.example"])
+def test_an_address_is_something_at_something(raw: str) -> None:
+    assert check_email(raw) == raw
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "",
+        "@",
+        "a@",
+        "@b",
+        "a",
+        "a@b@c",
+        "a b@c",
+        "a@b\n",
+        "a\x00@b",
+        "a\u200b@b",
+        "\ud800@b",
+        f"{'a' * 245}@b.example",
+    ],
+    ids=ascii,
+)
+def test_what_no_mail_could_be_sent_to_is_refused(raw: str) -> None:
+    with pytest.raises(TextRefused):
+        check_email(raw)
