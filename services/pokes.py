@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 PROJECT_QUEUE: Final = "threadlog-project"
 PROJECT_ACTOR: Final = "project"
-"""Brings views up to the log. Takes `stream_ids`, a list of UUIDs as text, and `poked_at`, Unix milliseconds."""
+"""Brings views up to the log. Takes `stream_ids`, UUIDs as text, and `poked_at`, Unix milliseconds."""
 NOTIFY_QUEUE: Final = "threadlog-notify"
 NOTIFY_ACTOR: Final = "notify"
 """Tells people of replies. Takes `stream_ids`, as the other one does."""

@@ -22,7 +22,7 @@ from services.eventlog.erasures import Erasures
 from services.eventlog.keys import Keyring, MasterKey
 from services.eventlog.log import EventLog
 from services.eventlog.migrate import check
-from services.eventlog.pool import open_pool
+from services.eventlog.pool import Hosts, open_pool
 from services.eventlog.sites import Sites
 from services.projection.advance import Projector
 from services.projection.reader import ThreadReader
@@ -47,6 +47,7 @@ class Resources:
 
     settings: Settings
     lanes: int
+    hosts: Hosts
     pool: asyncpg.Pool[Any]
     redis: Redis
     master: MasterKey
@@ -72,7 +73,8 @@ async def resources(settings: Settings) -> AsyncIterator[Resources]:
     """
     master = MasterKey(settings.master_key.get_secret_value())
     file = settings.erased_keys_file
-    async with open_pool(settings.database_url, settings.pool_size, session=READER_SESSION) as pool:
+    hosts = Hosts(settings.database_url)
+    async with open_pool(hosts, settings.pool_size, session=READER_SESSION) as pool:
         async with pool.acquire() as connection:
             lanes = await check(connection)
         redis = connect_redis(settings.redis_url)
@@ -87,6 +89,7 @@ async def resources(settings: Settings) -> AsyncIterator[Resources]:
             yield Resources(
                 settings=settings,
                 lanes=lanes,
+                hosts=hosts,
                 pool=pool,
                 redis=redis,
                 master=master,

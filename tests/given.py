@@ -6,7 +6,7 @@ A `Fact` is an event without its place; `folded` places facts one after the othe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -56,7 +56,7 @@ def recorded(fact: Fact, thread: ThreadState, *, place: Place = BLOG, version: i
         lane=0,
         position=version,
     )
-    return replace(event, hash=chain_of(thread.last_hash, event))
+    return event._replace(hash=chain_of(thread.last_hash, event))
 
 
 def folded(given: Iterable[Fact], place: Place = BLOG) -> ThreadState:
@@ -134,7 +134,7 @@ def edited(name: str, text: str, *, revision: int = 2, by: str = "author", secon
     """A new text."""
     data = _about(name)
     said = {"revision": revision, "by": by, "text_mac": mac_of(text)}
-    sealed = replace(words(text), key_id=key_id_of("ann"))
+    sealed = words(text)._replace(key_id=key_id_of("ann"))
     return Fact(
         "CommentEdited", lambda t: data(t) | said, _event(name, f"edit {revision}"), "ann", second, sealed
     )

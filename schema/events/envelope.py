@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 from uuid import UUID
 
 import orjson
@@ -21,9 +21,8 @@ _LENGTH = struct.Struct(">I")
 _NONE = _LENGTH.pack(_ABSENT)
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """One event as stored.
+class Recorded(NamedTuple):
+    """One event as stored. A tuple, which is made six times as fast as a frozen dataclass: logs are long.
 
     `version` is its place in its stream (from 1, dense), `position` its place in its lane of the log.
     `data` is canonical JSON; `sealed` is what is personal in it, encrypted under the author's key `key_id`.

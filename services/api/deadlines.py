@@ -7,6 +7,7 @@ in which they began, and one timer for all of them looks at the oldest once a se
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Final
 
 REQUEST_S: Final = 30.0
@@ -24,7 +25,7 @@ class Deadlines:
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, work: asyncio.Task[object], now: float) -> None:
-        """`work` began at `now`, in the loop's time."""
+        """`work` began at `now`, by `time.monotonic`."""
         self._under_way[work] = now
         if self._timer is None:
             self._timer = work.get_loop().call_later(min(_LOOK_S, self.seconds), self._look)
@@ -43,7 +44,7 @@ class Deadlines:
     def _look(self) -> None:
         self._timer = None
         loop = asyncio.get_running_loop()
-        until = loop.time() - self.seconds
+        until = time.monotonic() - self.seconds
         while self._under_way:
             work, began = next(iter(self._under_way.items()))
             if began > until:

@@ -6,6 +6,7 @@ One middleware, since each one costs every request. Neither query, body nor toke
 from __future__ import annotations
 
 import asyncio
+import time
 import traceback
 from itertools import chain
 from typing import Final
@@ -13,7 +14,7 @@ from typing import Final
 import structlog
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
-from multidict import istr
+from multidict import CIMultiDict, istr
 
 from services.api.bodies import MAX_BODY
 from services.api.context import READS, REQUEST_ID, SITE, X_REQUEST_ID, request_id
@@ -31,12 +32,17 @@ MAX_HEADER_LINES: Final = 100
 """How many headers a request may have."""
 
 _CAUSES: Final = 10
-_NOSNIFF: Final = istr("X-Content-Type-Options")
-_VARY: Final = "Authorization, Accept-Encoding, Origin"
 _CSP: Final = istr("Content-Security-Policy")
 _NOTHING: Final = "default-src 'none'; frame-ancestors 'none'"
 """An answer is data: a browser that is made to show one runs nothing of it, and shows it in no frame."""
-_REFERRER: Final = istr("Referrer-Policy")
+_EVERYWHERE: Final = CIMultiDict(
+    {
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        hdrs.SERVER: "threadlog",
+        hdrs.VARY: "Authorization, Accept-Encoding, Origin",
+    }
+)
 _EXPOSED: Final = (
     "ETag, Location, RateLimit, RateLimit-Policy, Retry-After, Threadlog-Stale, Threadlog-Version, "
     "X-Request-ID"
@@ -53,11 +59,10 @@ _log = structlog.get_logger("threadlog.api")
 @web.middleware
 async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
     """The outermost step of every request."""
-    loop = asyncio.get_running_loop()
-    started = loop.time()
+    started = time.monotonic()
     request[REQUEST_ID] = request_id(request)
     response: web.StreamResponse
-    work = asyncio.current_task(loop)
+    work = asyncio.current_task()
     assert work is not None
     deadlines = request.app[API].deadlines
     deadlines.begin(work, started)
@@ -73,7 +78,7 @@ async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
     finally:
         deadlines.end(work)
     finish(request, response)
-    seconds = loop.time() - started
+    seconds = time.monotonic() - started
     route = route_of(request)
     method = request.method if request.method in _METHODS else "other"
     request.app[API].metrics.answered(method, route, response.status, seconds)
@@ -127,14 +132,11 @@ def finish(request: web.Request, response: web.StreamResponse) -> None:
     """Set the headers of every answer."""
     headers = response.headers
     headers[X_REQUEST_ID] = request[REQUEST_ID]
-    headers[_NOSNIFF] = "nosniff"
-    headers[_REFERRER] = "no-referrer"
+    headers.extend(_EVERYWHERE)
     if _CSP not in headers:
         headers[_CSP] = _NOTHING
     if request.method not in READS and (limits := request.get(RATE_LIMITS)) is not None:
         headers[RATELIMIT_POLICY], headers[RATELIMIT] = limits
-    headers[hdrs.SERVER] = "threadlog"
-    headers[hdrs.VARY] = _VARY
     if hdrs.CACHE_CONTROL not in headers:
         headers[hdrs.CACHE_CONTROL] = "private, no-store"
     if hdrs.ORIGIN in request.headers:

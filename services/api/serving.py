@@ -27,7 +27,6 @@ from services.eventlog.appender import Committed
 from services.eventlog.appenders import Appenders
 from services.eventlog.inbox import Inbox
 from services.eventlog.migrate import check
-from services.eventlog.pool import Hosts
 from services.pokes import Poker
 from services.settings import Settings
 from services.wiring import READER_SESSION, Resources, resources
@@ -67,7 +66,7 @@ async def api_on(found: Resources) -> AsyncIterator[Api]:
             poker.poke(batch.moved)
 
     appenders = Appenders(
-        settings.database_url,
+        found.hosts,
         found.lanes,
         on_committed=committed,
         max_batch=settings.max_batch,
@@ -87,10 +86,9 @@ async def api_on(found: Resources) -> AsyncIterator[Api]:
     # Whether Postgres is usable is asked over a connection of its own: where slow reads hold all the others,
     # this process is busy, and need not be taken out of service.
     probe = asyncpg.create_pool(
-        settings.database_url,
         min_size=0,
         max_size=1,
-        connect=Hosts(settings.database_url).connect,
+        connect=found.hosts.connect,
         timeout=_PROBE_S,
         command_timeout=_PROBE_S,
         server_settings=READER_SESSION,

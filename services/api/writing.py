@@ -50,12 +50,13 @@ def idempotency(request: web.Request, stream_id: UUID, actor_id: str, body: byte
     if not _KEY.fullmatch(key):
         raise Problem("bad-header", "an Idempotency-Key is 1 to 255 visible ASCII characters")
     secret = request.app[API].idempotency_key
-    resource = request.match_info.route.resource
+    named = request.match_info
+    resource = named.route.resource
     path = (
         "" if resource is None else resource.canonical,
-        request.match_info["site"],
+        named["site"],
         stream_id.hex,
-        request.match_info.get("comment", "").lower(),
+        named["comment"].lower() if "comment" in named else "",
     )
     return Idempotency(
         _mac(secret, b"key", stream_id.bytes, actor_id.encode(), key.encode()),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import ClassVar, Final, Literal
+from typing import ClassVar, Final, Literal, NamedTuple
 from uuid import UUID
 
 from services.core.site import SiteSettings
@@ -25,8 +25,7 @@ class Actor:
     moderator: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Sealed:
+class Sealed(NamedTuple):
     """Encrypted text, the key it needs, and a keyed digest by which equal texts are known."""
 
     ciphertext: bytes
@@ -34,8 +33,7 @@ class Sealed:
     text_mac: str
 
 
-@dataclass(frozen=True, slots=True)
-class Idempotency:
+class Idempotency(NamedTuple):
     """HMACs of an Idempotency-Key in its scope, and of the request it came with."""
 
     key_mac: bytes

@@ -7,9 +7,8 @@ report's weight) is written into the event, so that a replay repeats the decisio
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from pydantic import ValidationError
@@ -53,8 +52,7 @@ REPORT_WEIGHT = 1.0
 """What a report counts: 1 for everyone until reporters have a record; a guest's counts nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class NewEvent:
+class NewEvent(NamedTuple):
     """An event decided but not yet placed in the log."""
 
     event_id: UUID

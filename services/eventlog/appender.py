@@ -37,7 +37,7 @@ from services.eventlog.session import IDLE, LOST, SESSION, is_lost
 
 _log = logging.getLogger(__name__)
 
-_TURN_S: Final = 0.005
+_TURN_S: Final = 0.01
 """Seconds for which a lane is held from batch to batch before others have their turn."""
 
 _AWAY_PAUSE_S: Final = 0.5
@@ -83,7 +83,7 @@ class Appender:
 
     def __init__(
         self,
-        database_url: str,
+        database: str | Hosts,
         lane: int,
         *,
         on_committed: Callable[[Committed], None] = lambda _: None,
@@ -94,7 +94,7 @@ class Appender:
         """`patience`: seconds from `submit` for which a command is tried again before it is answered with
         Unavailable. An attempt under way is not broken off: it has bounds of its own (SESSION)."""
         self.lane = lane
-        self._hosts = Hosts(database_url)
+        self._hosts = Hosts.of(database)
         self._on_committed = on_committed
         self._max_batch = max_batch
         self._max_queue = max_queue
@@ -105,6 +105,8 @@ class Appender:
         self._connection: asyncpg.Connection | None = None
         self._statements: dict[str, asyncpg.prepared_stmt.PreparedStatement] = {}
         self._task: asyncio.Task[None] | None = None
+        # Kept, since to ask for the running loop is a system call (getpid, in CPython 3.11).
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = False
         self._away = False
         self._held_since: float | None = None
@@ -129,6 +131,7 @@ class Appender:
 
     async def start(self) -> None:
         """Connect and begin to take commands. Raises what asyncpg raises where Postgres is away."""
+        self._loop = asyncio.get_running_loop()
         await self._connect()
         self._task = asyncio.create_task(self._run(), name=f"appender-{self.lane}")
 
@@ -153,10 +156,12 @@ class Appender:
             raise _unavailable()
         if len(self._queue) >= self._max_queue:
             raise Overloaded("the write queue")
-        loop = asyncio.get_running_loop()
+        loop = self._loop
+        assert loop is not None, "not started"
         answer: asyncio.Future[Appended] = loop.create_future()
+        if not self._queue:
+            self._filled.set()
         self._queue.append(_Waiting(command, answer, loop.time()))
-        self._filled.set()
         return await answer
 
     async def _run(self) -> None:

@@ -9,6 +9,7 @@ from services.core.addresses import lane_of
 from services.core.commands import Command
 from services.eventlog.appender import Appender, Committed
 from services.eventlog.batch import Appended
+from services.eventlog.pool import Hosts
 
 
 class Appenders:
@@ -16,15 +17,16 @@ class Appenders:
 
     def __init__(
         self,
-        database_url: str,
+        database: str | Hosts,
         lanes: int,
         *,
         on_committed: Callable[[Committed], None] = lambda _: None,
         max_batch: int = 200,
         max_queue: int = 4000,
     ) -> None:
+        hosts = Hosts.of(database)
         self._lanes = [
-            Appender(database_url, lane, on_committed=on_committed, max_batch=max_batch, max_queue=max_queue)
+            Appender(hosts, lane, on_committed=on_committed, max_batch=max_batch, max_queue=max_queue)
             for lane in range(lanes)
         ]
 

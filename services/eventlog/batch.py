@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -49,8 +49,7 @@ class Tally:
     value: int
 
 
-@dataclass(frozen=True, slots=True)
-class Appended:
+class Appended(NamedTuple):
     """A command's outcome once it is durable.
 
     `version` is the stream's after it; `events` what it added (none for a no-op). `repeated` marks an answer

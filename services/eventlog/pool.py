@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit
+from weakref import WeakSet
 
 import asyncpg
 from asyncpg.pool import PoolAcquireContext
@@ -22,11 +23,18 @@ class Hosts:
     """The hosts of a database URL, tried one after the other; the one that answered last is tried first.
 
     asyncpg tries them too, but has one timeout for all: a machine that is gone and refuses nothing would use
-    it up, and the next would never be asked.
+    it up, and the next would never be asked. Once another host has answered, every connection to the last one
+    is ended: what waits there would wait for long, and what is read there may be out of date.
     """
 
     def __init__(self, database_url: str) -> None:
         self._urls = list(_of_one_host(database_url))
+        self._connections: WeakSet[asyncpg.Connection] = WeakSet()
+
+    @classmethod
+    def of(cls, database: str | Hosts) -> Hosts:
+        """These hosts, or those of a URL."""
+        return cls(database) if isinstance(database, str) else database
 
     async def connect(self, *_: Any, **options: Any) -> asyncpg.Connection:
         """As asyncpg's, with this object's URL; the hosts share the `timeout` of its options (seconds).
@@ -43,9 +51,17 @@ class Hosts:
             except (OSError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError) as error:
                 failed = error
             else:
-                self._urls.sort(key=lambda other: other != url)
+                if url != self._urls[0]:
+                    self._move_to(url)
+                self._connections.add(found)
                 return found
         raise failed
+
+    def _move_to(self, url: str) -> None:
+        self._urls.sort(key=lambda other: other != url)
+        for connection in list(self._connections):
+            connection.terminate()
+        self._connections.clear()
 
 
 def _of_one_host(database_url: str) -> Iterator[str]:
@@ -79,11 +95,10 @@ class BoundedPool(_Pool):
 
 
 def open_pool(
-    database_url: str, size: int, *, session: Mapping[str, str], patience: float = PATIENCE_S
+    database: str | Hosts, size: int, *, session: Mapping[str, str], patience: float = PATIENCE_S
 ) -> BoundedPool:
     """A pool of at most `size` connections, to be entered with `async with`. `session` is set in each."""
     pool = BoundedPool(
-        database_url,
         min_size=1,
         max_size=size,
         max_queries=50_000,
@@ -91,7 +106,7 @@ def open_pool(
         loop=None,
         connection_class=asyncpg.Connection,
         record_class=asyncpg.Record,
-        connect=Hosts(database_url).connect,
+        connect=Hosts.of(database).connect,
         timeout=5,
         command_timeout=30,
         server_settings=dict(session),

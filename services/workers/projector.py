@@ -41,8 +41,8 @@ class Following:
         self._looked = Looked()
 
     async def project(self, stream_ids: Sequence[UUID], poked_at: int) -> int:
-        """Bring the views of these threads, poked at that time (Unix milliseconds), up to the log; how many of
-        them could not be brought there.
+        """Bring the views of these threads up to the log; how many of them could not be brought there. They
+        were poked at that time, in Unix milliseconds.
 
         Every one is tried, whatever happens to the others.
         """

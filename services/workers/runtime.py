@@ -167,7 +167,7 @@ class Runtime:
             broker = connect_redis(settings.broker)
             caretaker = asyncio.create_task(
                 Caretaker(
-                    settings.database_url,
+                    made.hosts,
                     views=made.views,
                     broker=broker,
                     letters=letters,
@@ -208,7 +208,7 @@ async def _appending(made: Resources, poker: Poker) -> AsyncIterator[Appenders]:
             poker.poke(batch.moved)
 
     appenders = Appenders(
-        made.settings.database_url,
+        made.hosts,
         made.lanes,
         on_committed=committed,
         max_batch=made.settings.max_batch,

@@ -265,7 +265,7 @@ def test_a_vote_without_a_voter_is_poison_and_leaves_the_state_as_it_was() -> No
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff", b'{"text_mac":"\xff"}', b"NaN"])
 def test_bytes_that_are_not_json_are_poison(data: bytes) -> None:
     thread = folded([posted("c1")])
-    event = replace(recorded(posted("c2"), thread), data=data)
+    event = recorded(posted("c2"), thread)._replace(data=data)
     with pytest.raises(PoisonEvent):
         evolve(thread, event)
     assert thread == folded([posted("c1")])

@@ -117,7 +117,8 @@ class SharedLimits:
         waiting = self._waiting
         if self.away or len(waiting) >= _WAITING:
             return None
-        answer: asyncio.Future[Used | None] = asyncio.get_running_loop().create_future()
+        assert self._task is not None, "not started"
+        answer: asyncio.Future[Used | None] = self._task.get_loop().create_future()
         if not waiting:
             self._filled.set()
         waiting.append((charge, answer))
