@@ -53,7 +53,10 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, extra="ignore", frozen=True, hide_input_in_errors=True
     )
 
-    database_url: PostgresUrl = Field(description="The log's Postgres (17 or later).")
+    database_url: PostgresUrl = Field(
+        description="The log's Postgres (17 or later); of several hosts, with "
+        "`target_session_attrs=read-write`, the primary."
+    )
     redis_url: RedisUrl = Field(description="The views' Redis (7 or later) or Valkey.")
     broker_url: RedisUrl | None = Field(
         None,

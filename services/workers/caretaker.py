@@ -95,7 +95,7 @@ class Caretaker:
 
     def __init__(
         self,
-        hosts: Hosts,
+        database: str | Hosts,
         *,
         views: Views,
         broker: Redis,
@@ -104,7 +104,7 @@ class Caretaker:
         metrics: WorkerMetrics,
     ) -> None:
         """`broker` is a client of the broker's Redis, whose queues are measured."""
-        self._hosts = hosts
+        self._hosts = Hosts.of(database)
         self._views = views
         self._broker = broker
         self._letters = letters
