@@ -136,7 +136,7 @@ async def raw_body(request: web.Request) -> bytes:
     if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
         raise Problem("not-json", "compressed bodies are not taken")
     if request.content.is_eof():
-        # All of it has come with the headers: there is nothing to wait for, and it is not more than one buffer.
+        # All of it has come with the headers: there is nothing to wait for, and no more than a buffer of it.
         raw = request.content.read_nowait()
         if len(raw) > MAX_BODY:
             raise Problem("too-large", f"a request has at most {MAX_BODY:,} bytes")

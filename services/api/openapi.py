@@ -13,7 +13,8 @@ from aiohttp import web
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from services.api.problems import CODES
+from services.api.problems import CODES, Code
+from services.api.route_codes import codes_by_status
 from services.api.shapes import ProblemShape
 
 if TYPE_CHECKING:
@@ -25,19 +26,76 @@ PAGE: Final = web.AppKey("docs", bytes)
 _Json = dict[str, Any]
 _REF: Final = "#/components/schemas/{model}"
 _NAMED: Final = re.compile(r"\{(\w+)\}")
-_PATH: Final = {
-    "site": "The site.",
-    "thread": "The thread's key: 1 to 512 bytes of UTF-8, percent-encoded, or `~` and base64url.",
-    "comment": "The comment's id, a UUIDv7.",
+_PATH: Final[Mapping[str, tuple[str, _Json]]] = {
+    "site": ("The site.", {"type": "string", "pattern": "^[a-z0-9][a-z0-9._-]{0,62}$"}),
+    "thread": (
+        "The thread's key: 1 to 512 bytes of UTF-8, percent-encoded (a slash too), or `~` and base64url.",
+        {"type": "string", "minLength": 1, "maxLength": 512},
+    ),
+    "comment": ("The comment's id, a UUIDv7.", {"type": "string", "format": "uuid"}),
 }
+_INFO: Final = (
+    "Problems are RFC 9457's. At an address that is not described here it is 404 `route-not-found`, for a "
+    "method that is not 405 `method-not-allowed`, with `Allow`; whatever has a GET has a HEAD. What is no "
+    "HTTP the parser refuses, with a 400 in plain text. A 500 is a fault of ours, and `internal`."
+)
 _WHO: Final = {
     "anyone": "For anyone.",
     "signed in": "For the signed-in.",
+    "member": "For the signed-in who are no guests.",
     "moderator": "For moderators.",
+    "overseer": "For moderators and operators.",
     "admin": "For the site's admins.",
-    "network": "For the networks that the operator names.",
+    "network": "For the networks that the settings name, and for operators.",
 }
-_CSP: Final = "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+_HEADERS: Final[_Json] = {
+    name: {"description": text, "required": always, "schema": schema}
+    for name, always, schema, text in (
+        ("X-Request-ID", True, {"type": "string"}, "The request's id: the client's own, or a new one."),
+        (
+            "Threadlog-Version",
+            True,
+            {"type": "integer"},
+            "The version of the thread, or of the site's stream.",
+        ),
+        ("ETag", True, {"type": "string"}, "For If-None-Match."),
+        ("Threadlog-Stale", False, {"type": "string", "enum": ["true"]}, "Newer events may be missing."),
+        ("Location", True, {"type": "string"}, "The comment."),
+        ("WWW-Authenticate", True, {"type": "string"}, "How to sign in (RFC 6750)."),
+        ("Retry-After", True, {"type": "integer", "minimum": 1}, "Seconds to wait."),
+        ("RateLimit", False, {"type": "string"}, "What each limit has left, where one applies."),
+        ("RateLimit-Policy", False, {"type": "string"}, "The limits that apply."),
+    )
+}
+_PARAMETERS: Final[_Json] = {
+    name: {"name": name, "in": "header", "required": required, "description": text, "schema": schema}
+    for name, required, schema, text in (
+        (
+            "Idempotency-Key",
+            False,
+            {"type": "string", "pattern": "^[!-~]{1,255}$"},
+            "A repeat with the same key writes nothing, and is answered as the first. Kept 30 days.",
+        ),
+        (
+            "If-Match",
+            True,
+            {"type": "string", "pattern": '^"[1-9][0-9]{0,8}"$'},
+            'The revision that the editor saw, as in `"1"`.',
+        ),
+        ("If-None-Match", False, {"type": "string"}, "An ETag: 304 where it still holds."),
+        (
+            "Threadlog-Act-As",
+            False,
+            {"type": "string", "minLength": 1, "maxLength": 255},
+            "With a server key only: the `sub` to act as, with the key's own roles.",
+        ),
+        ("X-Request-ID", False, {"type": "string"}, "1 to 128 of `[A-Za-z0-9._:/-]`, else replaced."),
+    )
+}
+_CSP: Final = (
+    "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 
 
 async def document(request: web.Request) -> web.Response:
@@ -65,7 +123,7 @@ def docs_page() -> bytes:
 
 
 def describe(routes: Iterable[Route]) -> bytes:
-    """The OpenAPI document of `routes`."""
+    """The OpenAPI document of `routes`: every status that each answers with, and its codes."""
     routes = tuple(routes)
     taken = {route.body for route in routes if route.body is not None}
     given = {model for route in routes for model in route.answers.values() if model is not None}
@@ -83,20 +141,28 @@ def describe(routes: Iterable[Route]) -> bytes:
                 "title": "threadlog",
                 "version": _version(),
                 "summary": "An event-sourced comment backend",
+                "description": _INFO,
             },
             "paths": paths,
             "components": {
                 "schemas": schemas.get("$defs", {}),
                 "securitySchemes": {
-                    "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
-                },
-                "headers": {
-                    "Threadlog-Version": {
-                        "description": "The version of the thread, or of the site's settings.",
-                        "schema": {"type": "integer"},
+                    "bearer": {
+                        "type": "http",
+                        "scheme": "bearer",
+                        "bearerFormat": "JWT",
+                        "description": "A JWT that the site signs, or a guest's token.",
                     },
-                    "ETag": {"description": "For If-None-Match.", "schema": {"type": "string"}},
+                    "serverKey": {
+                        "type": "http",
+                        "scheme": "bearer",
+                        "bearerFormat": "tl_…",
+                        "description": "A server key of the site, with the roles that it was made with.",
+                    },
                 },
+                "parameters": _PARAMETERS,
+                "headers": _HEADERS,
+                "responses": _problems(routes, refs[ProblemShape]),
             },
         }
     )
@@ -123,19 +189,28 @@ def _operation(route: Route, refs: Mapping[type[BaseModel], _Json]) -> _Json:
             "required": True,
             "content": {"application/json": {"schema": refs[route.body]}},
         }
-    if route.path.startswith("/v1/"):
-        operation["security"] = [{"bearer": []}] if route.who != "anyone" else [{}, {"bearer": []}]
+    operation["security"] = _security(route)
     return operation
 
 
+def _security(route: Route) -> list[_Json]:
+    """Any one of them will do."""
+    if route.who == "network":
+        return [{}, {"serverKey": []}]
+    if not route.path.startswith("/v1/"):
+        return []
+    signed_in: list[_Json] = [{"bearer": []}, {"serverKey": []}]
+    return [{}, *signed_in] if route.who == "anyone" else signed_in
+
+
 def _parameters(route: Route) -> list[_Json]:
-    found = [
+    found: list[_Json] = [
         {
             "name": name,
             "in": "path",
             "required": True,
-            "description": _PATH[name],
-            "schema": {"type": "string"},
+            "description": _PATH[name][0],
+            "schema": _PATH[name][1],
         }
         for name in _NAMED.findall(route.path)
     ]
@@ -143,35 +218,84 @@ def _parameters(route: Route) -> list[_Json]:
     for name, schema in properties.items():
         shown = {key: value for key, value in schema.items() if key not in ("title", "description")}
         described = {"description": schema["description"]} if "description" in schema else {}
-        found.append({"name": name, "in": "query", "required": False, **described, "schema": shown})
-    for wanted, name, required, text in (
-        (route.idempotent, "Idempotency-Key", False, "1 to 255 visible ASCII characters, kept 30 days."),
-        (route.revision, "If-Match", True, 'The revision that the editor saw, as in `"1"`.'),
-        (route.conditional, "If-None-Match", False, "An ETag: 304 where it still holds."),
+        found.append({"name": name, "in": "query", "required": False, **described, "schema": _given(shown)})
+    for taken, name in (
+        (route.idempotent, "Idempotency-Key"),
+        (route.revision, "If-Match"),
+        (route.conditional, "If-None-Match"),
+        (route.path.startswith("/v1/"), "Threadlog-Act-As"),
+        (True, "X-Request-ID"),
     ):
-        if wanted:
-            schema = {"type": "string"}
-            found.append(
-                {"name": name, "in": "header", "required": required, "description": text, "schema": schema}
-            )
+        if taken:
+            found.append({"$ref": f"#/components/parameters/{name}"})
     return found
 
 
+def _given(schema: _Json) -> _Json:
+    """The schema of a parameter that is given: null, which a model takes for absent, no query can say."""
+    kinds: list[_Json] = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
+    if len(kinds) != 1:
+        return schema
+    return {key: value for key, value in schema.items() if key not in ("anyOf", "default")} | kinds[0]
+
+
 def _responses(route: Route, refs: Mapping[type[BaseModel], _Json]) -> _Json:
-    versioned = {"Threadlog-Version": {"$ref": "#/components/headers/Threadlog-Version"}}
-    tagged = {"ETag": {"$ref": "#/components/headers/ETag"}}
     responses: _Json = {}
     for status, model in route.answers.items():
-        answer: _Json = {"description": "Success" if status < 400 else "Not now"}
+        answer: _Json = {
+            "description": "Success" if status < 400 else "Not now",
+            "headers": _headers(*_told(route, status)),
+        }
         if model is not None:
             answer["content"] = {"application/json": {"schema": refs[model]}}
-        if route.conditional or route.idempotent:
-            answer["headers"] = versioned | (tagged if route.conditional else {})
+        elif status == 200:
+            answer["content"] = {route.media: {}}
         responses[str(status)] = answer
     if route.conditional:
-        responses["304"] = {"description": "The reader has it."}
-    responses["default"] = {
-        "description": f"A problem (RFC 9457) of type urn:threadlog:problem: and one of {', '.join(CODES)}.",
-        "content": {"application/problem+json": {"schema": refs[ProblemShape]}},
-    }
+        responses["304"] = {"description": "The reader has it.", "headers": _headers(*_told(route, 304))}
+    for status, codes in codes_by_status(route).items():
+        responses.setdefault(str(status), {"$ref": f"#/components/responses/{_name(status, codes)}"})
     return responses
+
+
+def _told(route: Route, status: int) -> Iterable[str]:
+    """The headers of a success."""
+    if route.conditional or route.idempotent or route.versioned:
+        yield "Threadlog-Version"
+    if route.conditional:
+        yield from ("ETag", "Threadlog-Stale")
+    if status == 201 and route.idempotent:
+        yield "Location"
+    if status == 503:
+        yield "Retry-After"
+    if route.path.startswith("/v1/") and route.method != "GET":
+        yield from ("RateLimit", "RateLimit-Policy")
+
+
+def _headers(*names: str) -> _Json:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in ("X-Request-ID", *names)}
+
+
+def _name(status: int, codes: Iterable[str]) -> str:
+    return f"{status}.{'.'.join(codes)}"
+
+
+def _problems(routes: Iterable[Route], shape: _Json) -> _Json:
+    """Every set of problems that some route answers with."""
+    found = {one for route in routes for one in codes_by_status(route).items()}
+    return {_name(status, codes): _problem(status, codes, shape) for status, codes in sorted(found)}
+
+
+def _problem(status: int, codes: tuple[Code, ...], shape: _Json) -> _Json:
+    told = {401: ("WWW-Authenticate",), 429: ("Retry-After", "RateLimit", "RateLimit-Policy")}
+    narrowed = {
+        "properties": {
+            "type": {"enum": [f"urn:threadlog:problem:{code}" for code in codes]},
+            "status": {"const": status},
+        }
+    }
+    return {
+        "description": "; ".join(f"`{code}`: {CODES[code][1].lower()}" for code in codes),
+        "headers": _headers(*told.get(status, ("Retry-After",) if status == 503 else ())),
+        "content": {"application/problem+json": {"schema": {"allOf": [shape, narrowed]}}},
+    }
