@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 PROJECT_QUEUE: Final = "threadlog-project"
 PROJECT_ACTOR: Final = "project"
-"""Brings views up to the log. Takes `stream_ids`, UUIDs as text, and `poked_at`, Unix milliseconds."""
+"""Brings views up to the log. Takes `stream_ids`, UUIDs as text, and `poked_at`, Unix ms or null."""
 NOTIFY_QUEUE: Final = "threadlog-notify"
 NOTIFY_ACTOR: Final = "notify"
 """Tells people of replies. Takes `stream_ids`, as the other one does."""
@@ -81,15 +81,15 @@ def queue_key(queue: str) -> str:
     return f"{_NAMESPACE}:{queue}"
 
 
-def message(actor: str, stream_ids: Iterable[UUID]) -> dramatiq.Message[None]:
-    """The message that makes `actor` look at these streams."""
+def message(actor: str, stream_ids: Iterable[UUID], *, aging: bool = True) -> dramatiq.Message[None]:
+    """The message that makes `actor` look at these streams. An `aging` one is stale after a later look."""
     return dramatiq.Message(
         queue_name=QUEUES[actor],
         actor_name=actor,
         args=(),
         kwargs={
             "stream_ids": [str(stream_id) for stream_id in stream_ids],
-            "poked_at": time.time_ns() // 1_000_000,
+            "poked_at": time.time_ns() // 1_000_000 if aging else None,
         },
         options={},
     )
@@ -111,8 +111,11 @@ class Poker:
         limit: int = 20_000,
         streams_per_message: int = 100,
         queue_limit: int = 2_000,
+        aging: bool = True,
     ) -> None:
-        """`limit`: streams that wait for one actor; `queue_limit`: messages that wait in one queue."""
+        """`limit`: streams that wait for one actor; `queue_limit`: messages that wait in one queue; `aging`:
+        as in `message`."""
+        self._aging = aging
         self._broker = make_broker(broker_url)
         self._limit = limit
         self._per_message = streams_per_message
@@ -191,7 +194,7 @@ class Poker:
             if self._is_full(actor):
                 self.dropped += len(stream_ids)
                 return
-            self._broker.enqueue(message(actor, stream_ids))
+            self._broker.enqueue(message(actor, stream_ids, aging=self._aging))
         except (redis.RedisError, OSError) as error:
             self.dropped += len(stream_ids)
             self._silent_until = time.monotonic() + _REFUSED_S

@@ -32,6 +32,8 @@ from services.readmodel.views import Views
 from services.settings import Settings
 
 _MINIMUM_REDIS: Final = 7
+REDIS_S: Final = 5.0
+"""Seconds that one answer of Redis is waited for, where nothing says otherwise."""
 
 READER_SESSION = {
     "application_name": "threadlog",
@@ -64,8 +66,8 @@ class Resources:
 
 
 @asynccontextmanager
-async def resources(settings: Settings) -> AsyncIterator[Resources]:
-    """Connect to Postgres and Redis.
+async def resources(settings: Settings, redis_patience: float = REDIS_S) -> AsyncIterator[Resources]:
+    """Connect to Postgres and Redis, whose answers are waited for that many seconds.
 
     Raises OSError or asyncpg's errors where Postgres is away, SchemaMismatch where its schema is older than
     this release, ConfigurationError where the master key is not this database's. Redis may be away: it is
@@ -77,7 +79,7 @@ async def resources(settings: Settings) -> AsyncIterator[Resources]:
     async with open_pool(hosts, settings.pool_size, session=READER_SESSION) as pool:
         async with pool.acquire() as connection:
             lanes = await check(connection)
-        redis = connect_redis(settings.redis_url)
+        redis = connect_redis(settings.redis_url, redis_patience)
         try:
             log = EventLog(pool)
             keyring = Keyring(pool, master)
@@ -117,13 +119,14 @@ async def check_redis(redis: Redis) -> None:
             raise SchemaMismatch(f"Redis {_MINIMUM_REDIS} or later is needed; this is {major}")
 
 
-def connect_redis(url: str) -> Redis:
-    """A client with bounded connections and waits. Commands are not retried: callers know what may be."""
+def connect_redis(url: str, patience: float = REDIS_S) -> Redis:
+    """A client with bounded connections and waits, of at most `patience` seconds for an answer. Commands are
+    not retried: callers know what may be."""
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=32,
-        timeout=2,
-        socket_timeout=5,
+        timeout=min(2.0, patience),
+        socket_timeout=patience,
         socket_connect_timeout=1,
         retry=Retry(NoBackoff(), 0),
     )

@@ -6,4 +6,4 @@ on conflict (site, author_id) where destroyed_at is null do nothing;
 select key_id, wrapped from author_keys where site = $1 and author_id = $2 and destroyed_at is null;
 
 -- name: author_keys
-select key_id, wrapped from author_keys where key_id = any($1::uuid[]) and destroyed_at is null;
+select key_id, wrapped from author_keys where key_id = any($1::uuid[]) and wrapped is not null;

@@ -91,7 +91,8 @@ class Verifier:
             return kept.caller
         token = bearer(header)
         caller = _of_key(site, token) if token.startswith(KEY_PREFIX) else _of_claims(claims_of(site, token))
-        self._keep(header, _Kept(caller, site, caller.expires + LEEWAY))
+        # Under one name only, however many blanks a header has.
+        self._keep(f"Bearer {token}", _Kept(caller, site, caller.expires + LEEWAY))
         return caller
 
     def _keep(self, header: str, kept: _Kept) -> None:

@@ -32,6 +32,8 @@ from services.settings import Settings
 from services.wiring import READER_SESSION, Resources, resources
 
 _BACKLOG: Final = 1024
+_REDIS_S: Final = 1.0
+"""Seconds that a request waits for an answer of the views: one that hangs is as good as away."""
 _COLLECT: Final = (20_000, 20, 20)
 """Thresholds of the garbage collector. Requests leave few cycles behind, and the default of 700 new objects
 spent a tenth of the time on looking for them."""
@@ -137,7 +139,7 @@ async def serving(settings: Settings, place: Place | None = None) -> AsyncIterat
     Ends by refusing new connections, answering the requests under way, and committing what was taken.
     Raises what `resources` raises, and ConfigurationError where the port is taken.
     """
-    async with resources(settings) as found, api_on(found) as api:
+    async with resources(settings, _REDIS_S) as found, api_on(found) as api:
         running = runner(create_app(api))
         await running.setup()
         try:

@@ -243,10 +243,12 @@ class Appender:
 
     async def _give_back(self) -> None:
         """Leave the lane to others: no command waits."""
+        self._held_since = None
+        if self._connection is None or self._connection.is_closed():
+            return  # the lock went with it
         try:
-            await (await self._connect()).execute(self._give)
-            self._held_since = None
-        except Exception as error:  # noqa: BLE001 - the lock goes with the connection
+            await self._connection.execute(self._give)
+        except Exception as error:  # noqa: BLE001 - then the lock goes with the connection
             _log.warning("lane %d: %s", self.lane, type(error).__name__)
             await self._disconnect()
 
@@ -332,11 +334,13 @@ class Appender:
             else:
                 one.answer.set_exception(outcome)
         refusals = tuple(outcome for outcome in attempt.outcomes if isinstance(outcome, Refusal))
-        self._on_committed(
-            Committed(
-                self.lane, len(waiting), len(attempt.batch.events), refusals, attempt.batch.moved, seconds
-            )
+        told = Committed(
+            self.lane, len(waiting), len(attempt.batch.events), refusals, attempt.batch.moved, seconds
         )
+        try:
+            self._on_committed(told)
+        except Exception:  # noqa: BLE001 - the commands are in the log and answered, whatever a follower does
+            _log.exception("lane %d: a follower of the appender failed", self.lane)
 
     async def _connect(self) -> asyncpg.Connection:
         if self._connection is None or self._connection.is_closed():

@@ -29,7 +29,7 @@ from services.core.commands import (
 from services.core.decide import NewEvent, decide, decide_site
 from services.core.site import DEFAULTS, SiteSettings, SiteState, evolve_site
 from services.core.thread import NO_VOTE, Comment, CommentState, ThreadState, evolve
-from services.errors import IdempotencyKeyReused, KeyDestroyed, Refusal
+from services.errors import CommentNotOpen, IdempotencyKeyReused, KeyDestroyed, Refusal
 from services.eventlog import columns
 from services.eventlog.columns import Row
 from services.eventlog.needs import text_of
@@ -183,7 +183,11 @@ class Batch:
             request_mac, event_id, version, status = first
             if request_mac != key.request_mac:
                 return IdempotencyKeyReused("this Idempotency-Key was used for another request")
-            tally = self._tally(command) if isinstance(command, VoteComment) else None
+            tally = None
+            if isinstance(command, VoteComment):
+                tally, voted = self._tally(command), self._comment_of(command)
+                if voted is not None and voted.state is CommentState.ERASED:
+                    return CommentNotOpen(voted.id, voted.state)
             return Appended(event_id, version, (), status, repeated=True, tally=tally)
         sealed = text_of(command)
         if sealed is not None and sealed.key_id not in self._living:
@@ -231,11 +235,16 @@ class Batch:
 
     def _tally(self, command: VoteComment) -> Tally | None:
         """The votes on the comment as they are at this place of the batch."""
-        thread = self._threads.get(command.stream_id)
-        if thread is None or (comment := thread.comments.get(command.comment_id)) is None:
+        comment = self._comment_of(command)
+        if comment is None:
             return None
+        thread = self._threads[command.stream_id]
         value, _ = thread.votes.get((comment.id, command.actor.id or ""), NO_VOTE)
         return Tally(comment.up, comment.down, value)
+
+    def _comment_of(self, command: VoteComment) -> Comment | None:
+        thread = self._threads.get(command.stream_id)
+        return None if thread is None else thread.comments.get(command.comment_id)
 
     def _fold(self, thread: ThreadState, event: Recorded, payload: dict[str, Any]) -> None:
         comment = evolve(thread, event, payload)

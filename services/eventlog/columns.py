@@ -51,15 +51,21 @@ def of_posted(events: Sequence[Recorded], comments: Mapping[UUID, Comment]) -> C
 def of_moved(rows: Sequence[Row], described: Collection[UUID], now: datetime) -> Columns:
     """The rows of streams that were there before and have moved on. What they tell of a thread is sent only
     where an event of the batch tells it: of the `described`."""
+    places: list[Row] = []
+    times: list[datetime] = []
+    counts: list[int] = []
     told: list[Row] = []
-    if any(row[0] in described or row[11] is not None for row in rows):
-        for stream_id, *_, closed, _, by, title, url, settings in rows:
-            told.append((*((closed, by, title, url) if stream_id in described else (None,) * 4), settings))
+    for stream_id, _, _, version, last_hash, recorded_at, closed, visible, by, title, url, settings in rows:
+        places.append((stream_id, version, last_hash))
+        times.append(recorded_at)
+        counts.append(visible)
+        told.append((*((closed, by, title, url) if stream_id in described else (None,) * 4), settings))
+    is_told = any(value is not None for row in told for value in row)
     return [
-        *of_rows([(row[0], row[3], row[4]) for row in rows], 3),
-        _unless_usual([row[5] for row in rows], now),
-        [row[7] for row in rows],
-        *of_rows(told, 5),
+        *of_rows(places, 3),
+        _unless_usual(times, now),
+        counts,
+        *of_rows(told if is_told else [], 5),
     ]
 
 

@@ -105,6 +105,8 @@ class Erasures:
         requested_by: str | None,
         idempotency: Idempotency | None,
     ) -> Erasure | None:
+        if idempotency is None and author_id is not None and not await self._is_left(site, author_id):
+            return None  # and no lane is held for it
         new_id = new_event_id(time.time_ns() // 1_000_000, os.urandom(10))
         arguments = (
             *(site, author_id, key_id, new_id, requested_by),
@@ -137,6 +139,12 @@ class Erasures:
             passed = asyncio.get_running_loop().time() - destroyed
             await asyncio.sleep(max(0.0, self._settle - passed))
         return erasure
+
+    async def _is_left(self, site: str | None, author_id: str) -> bool:
+        """Whether the author has a key, or an erasure that some step of `request` may still be missing of."""
+        if await self._pool.fetchrow(QUERIES["author_key"], site, author_id) is not None:
+            return True
+        return site is not None and any(one.done_at is None for one in await self.of(site, author_id))
 
     async def file_key(self, erasure: Erasure) -> None:
         """Write the key's id to the file, if there is one and it is not there yet. Raises OSError."""

@@ -12,8 +12,9 @@ from typing import Final
 from uuid import UUID
 
 _SKEW_MS: Final = 2_000
-"""By how much the clocks of who hints and who looks may differ. Where they differ by more, a hint may be
-passed over that was not stale, and the sweeper finds what it hinted at."""
+"""By how much the clocks of who hints and who looks may differ. Where they differ by more, or one of them is
+set back, a hint may be passed over that was not stale; then the sweeper finds what it hinted at, whose own
+hints are never passed over."""
 _LIMIT: Final = 50_000
 
 
@@ -31,13 +32,13 @@ class Looked:
         """The time to give to `looked`: taken before the look."""
         return time.time_ns() // 1_000_000
 
-    def still(self, stream_ids: Iterable[UUID], poked_at: int) -> list[UUID]:
-        """Those of the threads that nobody here has looked at since they were poked, each once."""
-        return [
-            stream_id
-            for stream_id in dict.fromkeys(stream_ids)
-            if self._at.get(stream_id, 0) <= poked_at + self._skew
-        ]
+    def still(self, stream_ids: Iterable[UUID], poked_at: int | None) -> list[UUID]:
+        """Those of the threads that nobody here has looked at since they were poked, each once. All of them
+        where no time is given: who has seen that a thread is behind gives none."""
+        each = dict.fromkeys(stream_ids)
+        if poked_at is None:
+            return list(each)
+        return [stream_id for stream_id in each if self._at.get(stream_id, 0) <= poked_at + self._skew]
 
     def looked(self, stream_id: UUID, began: int) -> None:
         """A look that began then has seen everything up to then."""

@@ -29,11 +29,11 @@ def setup() -> None:
     dramatiq.set_broker(broker)
 
     @dramatiq.actor(actor_name=PROJECT_ACTOR, queue_name=PROJECT_QUEUE, broker=broker)
-    async def project(stream_ids: list[str], poked_at: int) -> None:
+    async def project(stream_ids: list[str], poked_at: int | None) -> None:
         await runtime.project([UUID(stream_id) for stream_id in stream_ids], poked_at)
 
     @dramatiq.actor(actor_name=NOTIFY_ACTOR, queue_name=NOTIFY_QUEUE, broker=broker)
-    async def notify(stream_ids: list[str], poked_at: int) -> None:
+    async def notify(stream_ids: list[str], poked_at: int | None) -> None:
         await runtime.notify([UUID(stream_id) for stream_id in stream_ids], poked_at)
 
 

@@ -40,7 +40,7 @@ class Following:
         self._again: set[UUID] = set()
         self._looked = Looked()
 
-    async def project(self, stream_ids: Sequence[UUID], poked_at: int) -> int:
+    async def project(self, stream_ids: Sequence[UUID], poked_at: int | None) -> int:
         """Bring the views of these threads up to the log; how many of them could not be brought there. They
         were poked at that time, in Unix milliseconds.
 

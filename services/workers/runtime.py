@@ -84,14 +84,14 @@ class Runtime:
             await dismiss(self._task)
         await asyncio.gather(self._task, return_exceptions=True)
 
-    async def project(self, stream_ids: Sequence[UUID], poked_at: int) -> None:
+    async def project(self, stream_ids: Sequence[UUID], poked_at: int | None) -> None:
         """Handle a message of the actor `project`."""
         opened = await self._ready()
         await self._count(PROJECT_ACTOR, lambda: opened.following.project(stream_ids, poked_at))
         projected, self._counted = opened.projector.projected - self._counted, opened.projector.projected
         self._metrics.projected.inc(projected)
 
-    async def notify(self, stream_ids: Sequence[UUID], poked_at: int) -> None:
+    async def notify(self, stream_ids: Sequence[UUID], poked_at: int | None) -> None:
         """Handle a message of the actor `notify`."""
         opened = await self._ready()
         await self._count(NOTIFY_ACTOR, lambda: self._tell(opened, self._told.still(stream_ids, poked_at)))
@@ -163,7 +163,7 @@ class Runtime:
         async with resources(settings) as made:
             letters = DeadLetters(made.pool, self._release)
             following = Following(made.projector, letters)
-            poker = Poker(settings.broker)
+            poker = Poker(settings.broker, aging=False)
             broker = connect_redis(settings.broker)
             caretaker = asyncio.create_task(
                 Caretaker(

@@ -39,7 +39,7 @@ from services.eventlog.appender import Appender, Committed
 from services.eventlog.batch import Appended
 from services.eventlog.keys import Keyring, MasterKey
 from tests.factories import Place, Writer, fresh_id, imported, once
-from tests.faults.test_appender_faults import Cutter, appends
+from tests.faults.cutting import Cutter, appends
 from tests.faults.writes import (
     THREAD,
     WRITES,

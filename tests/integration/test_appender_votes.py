@@ -6,6 +6,7 @@ import asyncio
 import os
 from base64 import b64encode
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import asyncpg
@@ -16,7 +17,7 @@ from services.errors import CommentNotFound, CommentNotOpen, Forbidden, Idempote
 from services.eventlog.appender import Appender, Committed
 from services.eventlog.batch import Appended, Tally
 from services.eventlog.keys import Keyring, MasterKey
-from tests.factories import Place, Writer, change_settings, fresh_id, once, vote
+from tests.factories import Place, Writer, change_settings, erase, fresh_id, once, vote
 from tests.logcheck import violations
 
 
@@ -144,6 +145,18 @@ async def test_a_repeated_vote_writes_nothing_and_tells_the_votes_as_they_are_no
     assert again.tally == Tally(1, 1, -1)
     with pytest.raises(IdempotencyKeyReused):
         await appender.submit(writer.vote(comment, -1, idempotency=once("k", "another request")))
+    assert await violations(database_url) == []
+
+
+async def test_a_repeated_vote_on_what_was_erased_since_is_refused(
+    appender: Appender, writer: Writer, database_url: str
+) -> None:
+    comment = (await appender.submit(await writer.post())).event_id
+    await appender.submit(writer.vote(comment, 1, idempotency=once("k")))
+    key = await writer.keyring.for_author("blog", "ann")
+    await appender.submit(replace(erase(comment), key_id=key.key_id))
+    with pytest.raises(CommentNotOpen, match="erased"):
+        await appender.submit(writer.vote(comment, 1, idempotency=once("k")))
     assert await violations(database_url) == []
 
 

@@ -108,10 +108,22 @@ def test_erasing_again_and_erasing_a_stranger_change_nothing(
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["blog"], ["blog", "ann", "--list"], ["--list", "--reapply"], ["blog", "--reapply"]]
+    "arguments",
+    [[], ["blog"], ["blog", ""], ["blog", "ann", "--list"], ["--list", "--reapply"], ["blog", "--reapply"]],
 )
 def test_what_names_nobody_is_refused(invoke: Invoke, arguments: list[str]) -> None:
     invoke("erase", *arguments, code=Exit.USAGE)
+
+
+def test_a_person_is_found_however_their_id_is_composed(invoke: Invoke, database_url: str) -> None:
+    sql(
+        database_url,
+        "insert into author_keys (key_id, site, author_id, wrapped)"
+        " values (gen_random_uuid(), 'blog', $1, '')",
+        "\u00e9x",
+    )
+    (erased,) = json.loads(invoke("erase", "blog", "e\u0301x", "--json").stdout)
+    assert erased["author_id"] == "\u00e9x"
 
 
 def test_the_erasures_are_listed_newest_first(invoke: Invoke, database_url: str) -> None:

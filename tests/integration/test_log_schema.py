@@ -238,7 +238,7 @@ $$
 async def scans(connection: asyncpg.Connection, name: str) -> set[str]:
     """The large tables that the generic plan of a statement reads from end to end."""
     if name in APPENDER:
-        for setting in ("jit", "plan_cache_mode", "enable_seqscan"):
+        for setting in ("jit", "plan_cache_mode", *(name for name in SESSION if name.startswith("enable_"))):
             await connection.execute(f"set {setting} = {SESSION[setting]}")
     # Through a function, since a driver that sends parameters would have to be given some.
     await connection.execute(PLAN_OF)
@@ -254,6 +254,8 @@ async def scans(connection: asyncpg.Connection, name: str) -> set[str]:
         )
         if whole and table in LARGE:
             found.add(f"{node['Node Type']} on {node['Relation Name']}")
+        if node["Node Type"] == "Bitmap Index Scan" and "Index Cond" not in node:
+            found.add(f"all of {node['Index Name']}")
     return found
 
 
@@ -282,6 +284,18 @@ def test_every_statement_of_a_large_table_is_planned() -> None:
 async def test_no_statement_scans_a_fresh_table(fresh_url: str, name: str) -> None:
     connection = await asyncpg.connect(fresh_url)
     try:
+        assert await scans(connection, name) == set()
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize("name", sorted(APPENDER))
+async def test_no_statement_of_the_appender_scans_a_table_that_was_known_to_be_empty(
+    databases: Databases, name: str
+) -> None:
+    connection = await asyncpg.connect(await asyncio.to_thread(databases.create))
+    try:
+        await connection.execute("vacuum analyze")
         assert await scans(connection, name) == set()
     finally:
         await connection.close()

@@ -29,3 +29,9 @@ def test_only_so_many_threads_are_remembered() -> None:
     looked.looked(A, 1_000)
     looked.looked(B, 1_000)
     assert looked.still([A, B], 500) == [A]
+
+
+def test_who_has_seen_that_a_thread_is_behind_is_followed_whatever_the_clocks_say() -> None:
+    looked = Looked(skew_ms=0)
+    looked.looked(A, 9_999_999_999_999)
+    assert looked.still([A, A], None) == [A]

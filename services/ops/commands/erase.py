@@ -9,6 +9,7 @@ from typing import Annotated, Final
 import typer
 
 from services.core.addresses import check_site
+from services.core.text import SUB_CODE_POINTS, TextRefused, normalise_line
 from services.core.thread import timestamp
 from services.errors import SiteNotFound
 from services.eventlog.erasures import Erasure
@@ -49,7 +50,11 @@ def erase(
     else:
         assert site is not None
         assert sub is not None
-        run(_erase(settings, check_site(site), sub, as_json, wait=wait))
+        try:
+            person = normalise_line(sub, what="SUB", limit=SUB_CODE_POINTS)  # as a token's is
+        except TextRefused as refused:
+            raise UsageRefused(refused.reason) from None
+        run(_erase(settings, check_site(site), person, as_json, wait=wait))
 
 
 async def _erase(settings: Settings, site: str, sub: str, as_json: bool, *, wait: bool) -> None:
