@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import asyncpg
+import structlog
 from aiohttp import web
+from structlog.typing import FilteringBoundLogger
 
 from services.api.auth import Verifier
 from services.api.client_address import ClientAddresses
@@ -35,6 +37,12 @@ class Drain:
     begun: bool = False
 
 
+def access_log() -> FilteringBoundLogger:
+    """The log of requests, as structlog is configured now."""
+    log: FilteringBoundLogger = structlog.get_logger("threadlog.access").bind()
+    return log
+
+
 @dataclass(frozen=True, slots=True)
 class Api:
     """Everything that a request may need."""
@@ -56,6 +64,8 @@ class Api:
     drain: Drain = field(default_factory=Drain)
     verifier: Verifier = field(default_factory=Verifier)
     deadlines: Deadlines = field(default_factory=Deadlines)
+    access: FilteringBoundLogger = field(default_factory=access_log)
+    """A line for each request. Bound once: the proxy that structlog gives is bound anew for every line."""
     body_timeout: float = 20.0
     """Seconds that a request's body may take to arrive."""
     inbox_seconds: float = 2.0

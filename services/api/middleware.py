@@ -52,7 +52,6 @@ _TAKEN_HEADERS: Final = (
 )
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
-_access = structlog.get_logger("threadlog.access")
 _log = structlog.get_logger("threadlog.api")
 
 
@@ -64,7 +63,8 @@ async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
     response: web.StreamResponse
     work = asyncio.current_task()
     assert work is not None
-    deadlines = request.app[API].deadlines
+    api = request.app[API]
+    deadlines = api.deadlines
     deadlines.begin(work, started)
     try:
         _bounded(request)
@@ -81,8 +81,8 @@ async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
     seconds = time.monotonic() - started
     route = route_of(request)
     method = request.method if request.method in _METHODS else "other"
-    request.app[API].metrics.answered(method, route, response.status, seconds)
-    _access.info(
+    api.metrics.answered(method, route, response.status, seconds)
+    api.access.info(
         "request",
         request_id=request[REQUEST_ID],
         method=method,
