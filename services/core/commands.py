@@ -34,7 +34,7 @@ class Sealed(NamedTuple):
 
 
 class Idempotency(NamedTuple):
-    """HMACs of an Idempotency-Key in its scope, and of the request it came with."""
+    """MACs of an Idempotency-Key in its scope, and of the request it came with."""
 
     key_mac: bytes
     request_mac: bytes
