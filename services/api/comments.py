@@ -14,7 +14,14 @@ from services.api.context import Thread, Visit, comment_of, thread_of, visit
 from services.api.deps import API, Api
 from services.api.problems import text_refused
 from services.api.queries import NoQuery, PageQuery, ReadQuery, query_of
-from services.api.writing import correlation_id, event_id, expected_revision, idempotency, submit
+from services.api.writing import (
+    correlation_id,
+    event_id,
+    expected_revision,
+    idempotency,
+    submit,
+    written_by,
+)
 from services.core.addresses import parse_comment_id
 from services.core.commands import DeleteComment, Description, EditComment, PostComment
 from services.core.page import PageRequest
@@ -168,18 +175,9 @@ async def delete(request: web.Request) -> web.Response:
     caller = here.writer()
     comment_id = comment_of(request)
     query_of(request, NoQuery)
-    key = idempotency(request, thread.stream_id, caller.id, await raw_body(request))
+    raw = await raw_body(request)
     appended = await api.appenders.submit(
-        DeleteComment(
-            site=here.site.name,
-            stream_id=thread.stream_id,
-            event_id=event_id(),
-            actor=caller.actor,
-            correlation_id=correlation_id(request),
-            idempotency=key,
-            key=thread.key,
-            comment_id=comment_id,
-        )
+        DeleteComment(**written_by(request, here, thread, caller, raw), comment_id=comment_id)
     )
     return written(appended.status, appended.version)
 

@@ -130,7 +130,7 @@ def describe(routes: Iterable[Route]) -> bytes:
     wanted: list[tuple[type[BaseModel], Any]] = [(model, "validation") for model in taken]
     wanted += [(model, "serialization") for model in (given | {ProblemShape}) - taken]
     names, schemas = models_json_schema(sorted(wanted, key=lambda pair: pair[0].__name__), ref_template=_REF)
-    refs: dict[type[BaseModel], _Json] = {model: schema for (model, _), schema in names.items()}  # type: ignore[misc]  # pydantic types the key as any kind of schema
+    refs: dict[type[BaseModel], _Json] = {model: names[model, mode] for model, mode in wanted}
     paths: dict[str, _Json] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, refs)

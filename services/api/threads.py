@@ -15,7 +15,7 @@ from services.api.comments import title_text, url_text
 from services.api.context import thread_of, visit
 from services.api.deps import API
 from services.api.queries import EventsQuery, NoQuery, ReadQuery, query_of
-from services.api.writing import correlation_id, event_id, idempotency
+from services.api.writing import written_by
 from services.core.commands import ChangeThread
 from services.core.pagejson import thread_json
 from services.core.thread import timestamp
@@ -52,13 +52,7 @@ async def change(request: web.Request) -> web.Response:
     closed = asked.state == "closed" if "state" in given else None
     appended = await api.appenders.submit(
         ChangeThread(
-            site=here.site.name,
-            stream_id=thread.stream_id,
-            event_id=event_id(),
-            actor=caller.actor,
-            correlation_id=correlation_id(request),
-            idempotency=idempotency(request, thread.stream_id, caller.id, raw),
-            key=thread.key,
+            **written_by(request, here, thread, caller, raw),
             describe=describe,
             closed=closed,
         )

@@ -9,7 +9,7 @@ from services.api.bodies import Vote, body_of
 from services.api.context import comment_of, thread_of, visit
 from services.api.deps import API
 from services.api.queries import NoQuery, query_of
-from services.api.writing import correlation_id, event_id, idempotency
+from services.api.writing import written_by
 from services.core.commands import VoteComment
 
 
@@ -24,15 +24,7 @@ async def vote(request: web.Request) -> web.Response:
     asked, raw = await body_of(request, Vote)
     appended = await api.appenders.submit(
         VoteComment(
-            site=here.site.name,
-            stream_id=thread.stream_id,
-            event_id=event_id(),
-            actor=caller.actor,
-            correlation_id=correlation_id(request),
-            idempotency=idempotency(request, thread.stream_id, caller.id, raw),
-            key=thread.key,
-            comment_id=comment_id,
-            value=asked.value,
+            **written_by(request, here, thread, caller, raw), comment_id=comment_id, value=asked.value
         )
     )
     tally = appended.tally

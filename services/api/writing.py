@@ -7,17 +7,18 @@ import os
 import re
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, TypedDict
 from uuid import UUID
 
 from aiohttp import hdrs, web
 from asyncpg.pgproto import pgproto
 
-from services.api.context import IDEMPOTENCY_KEY, REQUEST_ID, single
+from services.api.auth import Caller
+from services.api.context import IDEMPOTENCY_KEY, REQUEST_ID, Thread, Visit, single
 from services.api.deps import API, Api
 from services.api.problems import Problem
 from services.core.addresses import event_id_bytes
-from services.core.commands import Command, Idempotency
+from services.core.commands import Actor, Command, Idempotency
 from services.errors import KeyDestroyed
 from services.eventlog.batch import Appended
 
@@ -86,6 +87,31 @@ def expected_revision(request: web.Request) -> int:
     if found is None:
         raise Problem("bad-header", 'If-Match takes one revision, as in "1"')
     return int(found[1])
+
+
+class Written(TypedDict):
+    """What all commands to a thread have in common."""
+
+    site: str
+    stream_id: UUID
+    key: str
+    event_id: UUID
+    actor: Actor
+    correlation_id: str
+    idempotency: Idempotency | None
+
+
+def written_by(request: web.Request, here: Visit, thread: Thread, caller: Caller, body: bytes) -> Written:
+    """The common part of the command that this request asks for. Raises Problem `bad-header`."""
+    return {
+        "site": here.site.name,
+        "stream_id": thread.stream_id,
+        "key": thread.key,
+        "event_id": event_id(),
+        "actor": caller.actor,
+        "correlation_id": correlation_id(request),
+        "idempotency": idempotency(request, thread.stream_id, caller.id, body),
+    }
 
 
 async def submit(api: Api, command: Callable[[], Awaitable[Command]]) -> Appended:

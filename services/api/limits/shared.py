@@ -43,7 +43,8 @@ _log = structlog.get_logger("threadlog.api")
 
 
 def _packed(*arguments: bytes | int) -> bytes:
-    packed: bytes = hiredis.pack_command(arguments)  # type: ignore[arg-type]  # its stub says a tuple of one
+    # hiredis takes a tuple of any length; its stub writes down that of a tuple of one.
+    packed: bytes = hiredis.pack_command(arguments)  # type: ignore[arg-type]
     return packed
 
 
@@ -127,6 +128,7 @@ class SharedLimits:
     async def _run(self) -> None:
         while True:
             if self.away:
+                # Nothing but time ends this wait: Redis is left alone until then.
                 await asyncio.sleep(self._silent_until - asyncio.get_running_loop().time())
                 await self._connect()
             elif not self._waiting:
@@ -176,6 +178,7 @@ class SharedLimits:
         return reply
 
     async def _connect(self) -> None:
+        # redis-py gives this one method no types.
         connection = cast(_Connection, self._pool.make_connection())  # type: ignore[no-untyped-call]
         self._connection = connection
         try:
