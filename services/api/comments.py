@@ -15,12 +15,12 @@ from services.api.deps import API, Api
 from services.api.problems import text_refused
 from services.api.queries import NoQuery, PageQuery, ReadQuery, query_of
 from services.api.writing import (
+    command_fields,
     correlation_id,
     event_id,
     expected_revision,
     idempotency,
     submit,
-    written_by,
 )
 from services.core.addresses import parse_comment_id
 from services.core.commands import DeleteComment, Description, EditComment, PostComment
@@ -177,7 +177,7 @@ async def delete(request: web.Request) -> web.Response:
     query_of(request, NoQuery)
     raw = await raw_body(request)
     appended = await api.appenders.submit(
-        DeleteComment(**written_by(request, here, thread, caller, raw), comment_id=comment_id)
+        DeleteComment(**command_fields(request, here, thread, caller, raw), comment_id=comment_id)
     )
     return written(appended.status, appended.version)
 

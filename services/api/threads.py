@@ -15,7 +15,7 @@ from services.api.comments import title_text, url_text
 from services.api.context import thread_of, visit
 from services.api.deps import API
 from services.api.queries import EventsQuery, NoQuery, ReadQuery, query_of
-from services.api.writing import written_by
+from services.api.writing import command_fields
 from services.core.commands import ChangeThread
 from services.core.pagejson import thread_json
 from services.core.thread import timestamp
@@ -52,7 +52,7 @@ async def change(request: web.Request) -> web.Response:
     closed = asked.state == "closed" if "state" in given else None
     appended = await api.appenders.submit(
         ChangeThread(
-            **written_by(request, here, thread, caller, raw),
+            **command_fields(request, here, thread, caller, raw),
             describe=describe,
             closed=closed,
         )

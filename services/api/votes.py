@@ -9,7 +9,7 @@ from services.api.bodies import Vote, body_of
 from services.api.context import comment_of, thread_of, visit
 from services.api.deps import API
 from services.api.queries import NoQuery, query_of
-from services.api.writing import written_by
+from services.api.writing import command_fields
 from services.core.commands import VoteComment
 
 
@@ -24,7 +24,7 @@ async def vote(request: web.Request) -> web.Response:
     asked, raw = await body_of(request, Vote)
     appended = await api.appenders.submit(
         VoteComment(
-            **written_by(request, here, thread, caller, raw), comment_id=comment_id, value=asked.value
+            **command_fields(request, here, thread, caller, raw), comment_id=comment_id, value=asked.value
         )
     )
     tally = appended.tally

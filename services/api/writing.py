@@ -89,7 +89,7 @@ def expected_revision(request: web.Request) -> int:
     return int(found[1])
 
 
-class Written(TypedDict):
+class CommandFields(TypedDict):
     """What all commands to a thread have in common."""
 
     site: str
@@ -101,7 +101,9 @@ class Written(TypedDict):
     idempotency: Idempotency | None
 
 
-def written_by(request: web.Request, here: Visit, thread: Thread, caller: Caller, body: bytes) -> Written:
+def command_fields(
+    request: web.Request, here: Visit, thread: Thread, caller: Caller, body: bytes
+) -> CommandFields:
     """The common part of the command that this request asks for. Raises Problem `bad-header`."""
     return {
         "site": here.site.name,

@@ -313,6 +313,7 @@ class Batch:
 
     def arguments(self) -> list[Any]:
         """The arguments of the `append` statement."""
+        streams = list(self._stream_rows())
         return [
             self.lane,
             self.head + len(self.events),
@@ -320,10 +321,8 @@ class Batch:
             self.now,
             *columns.of_events(self.events, self.now),
             *columns.of_posted(self.events, self._posted),
-            *columns.of_moved(
-                [row for row in self._stream_rows() if row[0] in self._stored], self._described, self.now
-            ),
-            *columns.of_rows([row for row in self._stream_rows() if row[0] not in self._stored], 12),
+            *columns.of_moved([row for row in streams if row[0] in self._stored], self._described, self.now),
+            *columns.of_rows([row for row in streams if row[0] not in self._stored], 12),
             *columns.of_changed(self._changed),
             *columns.of_rows(self._reports, 4),
             *columns.of_rows(self._kept, 6),
