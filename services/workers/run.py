@@ -25,7 +25,7 @@ from services.workers.metrics import DIRECTORY
 
 _SHUTDOWN_MS: Final = 15_000
 """How long messages under way may take to finish after a signal. A worker process is gone END_S after it."""
-_ENDS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_ENDS: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 
 
 def run(settings: Settings) -> int:
@@ -34,17 +34,15 @@ def run(settings: Settings) -> int:
     Raises SchemaMismatch where the database is older than this release, Unavailable where it does not answer,
     ConfigurationError where the port for metrics is taken.
     """
-    with _signals_are_interrupts():
-        try:
-            return _run(settings)
-        except KeyboardInterrupt:
-            # Before Dramatiq took the signals over: nothing was begun.
-            return 0
+    with _signals_wait():
+        return _run(settings)
 
 
 def _run(settings: Settings) -> int:
     configure_logging(settings)
     asyncio.run(_check(settings))
+    if signal.sigpending() & _ENDS:
+        return 0
     # The worker processes read their settings as any process does.
     os.environ.update(environment(settings))
     arguments = [
@@ -115,21 +113,25 @@ def _counts(settings: Settings) -> Iterator[None]:
 
 
 @contextmanager
-def _signals_are_interrupts() -> Iterator[None]:
-    """A signal ends the master in good order also while it has no processes yet."""
+def _signals_wait() -> Iterator[None]:
+    """Signals that come before Dramatiq takes them over wait until then: it lets them in by itself.
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
+    A handler that raised would do so anywhere, in the middle of a connection or of a fork.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, interrupt) for number in _ENDS}
+    before = {number: signal.getsignal(number) for number in _ENDS}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
+        for number in signal.sigpending() & _ENDS:
+            signal.sigwait({number})  # it asked for the end, and this is the end
         for number, handler in before.items():
             signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 @contextmanager
@@ -139,6 +141,7 @@ def _hang_up_is_an_end() -> Iterator[None]:
     handled = signal.SIGHUP in cli.HANDLED_SIGNALS
     cli.HANDLED_SIGNALS.discard(signal.SIGHUP)
     before = signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     try:
         yield
     finally:
