@@ -1,4 +1,4 @@
-"""Comments: post, page through, read, edit, delete."""
+"""Writing comments: post, edit, delete."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from uuid import UUID
 from aiohttp import web
 
 from services.api import outcomes
-from services.api.answers import etag, head_of, read, written
+from services.api.answers import written
 from services.api.auth import Caller
 from services.api.bodies import CommentEdit, NewComment, ThreadMetadata, body_of, raw_body
 from services.api.context import Thread, Visit, comment_of, thread_of, visit
 from services.api.deps import API, Api
 from services.api.problems import text_refused
-from services.api.queries import NoQuery, PageQuery, ReadQuery, query_of
+from services.api.queries import NoQuery, query_of
 from services.api.writing import (
     command_fields,
     correlation_id,
@@ -24,14 +24,11 @@ from services.api.writing import (
 )
 from services.core.addresses import parse_comment_id
 from services.core.commands import DeleteComment, Description, EditComment, PostComment
-from services.core.page import PageRequest
-from services.core.pagejson import comment_json, page_json
 from services.core.text import TITLE_CODE_POINTS, TextRefused, check_url, normalise_body, normalise_line
 from services.core.thread import CommentState
 from services.errors import (
     CommentNotFound,
     CommentNotOpen,
-    CursorInvalid,
     KeyDestroyed,
     ParentNotFound,
 )
@@ -79,58 +76,6 @@ async def post(request: web.Request) -> web.Response:
     else:
         answer = outcomes.posted(here, thread, caller, appended, appended.comment, body)
     return written(appended.status, appended.version, answer, location)
-
-
-async def page(request: web.Request) -> web.Response:
-    """A page of the roots, or of the replies to `parent`, with the first replies below each."""
-    api = request.app[API]
-    here = await visit(request)
-    thread = thread_of(request, here.site)
-    query = query_of(request, PageQuery)
-    parent_id = None if query.parent is None else parse_comment_id(query.parent)
-    if query.parent is not None and parent_id is None:
-        raise ParentNotFound(query.parent[:36])
-    place = None if query.after is None else api.cursors.place(thread.stream_id, query.sort, query.after)
-    asked = PageRequest(
-        sort=query.sort,
-        limit=query.limit,
-        replies=query.replies,
-        depth=query.depth,
-        parent_id=parent_id,
-        after=None if place is None else place[1],
-    )
-    found = await api.reader.page(thread.stream_id, asked, query.min_version)
-    if place is not None and place[0] != found.selection.parent:
-        raise CursorInvalid("the cursor was not made by this list")
-    head = head_of(found.head, thread.key)
-
-    def cursor(parent: int, last: int) -> str:
-        return api.cursors.comments(thread.stream_id, query.sort, parent, last)
-
-    body = page_json(
-        found.selection, head, cursor=cursor, comment_url=here.site.settings.comment_url, reader=here.reader
-    )
-    tag = etag(head, thread.stream_id, here, asked)
-    return read(request, here, body, tag, head.version, stale=found.stale)
-
-
-async def one(request: web.Request) -> web.Response:
-    """One comment."""
-    api = request.app[API]
-    here = await visit(request)
-    thread = thread_of(request, here.site)
-    comment_id = comment_of(request)
-    query = query_of(request, ReadQuery)
-    found = await api.reader.comment(thread.stream_id, comment_id, query.min_version)
-    body = comment_json(
-        found.picked,
-        found.path,
-        found.head,
-        comment_url=here.site.settings.comment_url,
-        reader=here.reader,
-    )
-    tag = etag(found.head, thread.stream_id, here, comment_id)
-    return read(request, here, body, tag, found.head.version, stale=found.stale)
 
 
 async def edit(request: web.Request) -> web.Response:

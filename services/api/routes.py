@@ -18,6 +18,7 @@ from services.api import (
     notifications,
     openapi,
     queries,
+    reading,
     reports,
     revisions,
     shapes,
@@ -95,7 +96,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route(
         "GET",
         T + "/comments",
-        comments.page,
+        reading.page,
         "A page of comments",
         query=queries.PageQuery,
         answers={200: shapes.PageShape},
@@ -105,7 +106,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route(
         "GET",
         C,
-        comments.one,
+        reading.one,
         "One comment",
         query=queries.ReadQuery,
         answers={200: shapes.CommentShape},
