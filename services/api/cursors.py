@@ -13,14 +13,21 @@ import struct
 from typing import Final
 from uuid import UUID
 
-from services.core.page import Sort
+from services.core.page import Place
+from services.core.ranking import Sort
 from services.errors import CursorInvalid
 
 _VERSION: Final = b"\x01"
 _MAC: Final = 8
 _LONGEST: Final = 64
-_SORTS: Final[dict[Sort, bytes]] = {"oldest": b"o", "newest": b"n"}
-_PLACE: Final = struct.Struct(">II")
+_SORTS: Final[dict[Sort, bytes]] = {
+    "oldest": b"o",
+    "newest": b"n",
+    "best": b"b",
+    "controversial": b"c",
+    "replies": b"r",
+}
+_PLACE: Final = struct.Struct(">IId")
 _NUMBER: Final = struct.Struct(">Q")
 
 
@@ -30,14 +37,16 @@ class Cursors:
     def __init__(self, key: bytes) -> None:
         self._key = key
 
-    def comments(self, stream_id: UUID, sort: Sort, parent: int, last: int) -> str:
-        """Goes on after the comment posted at version `last`, among the replies to `parent` (0: roots)."""
-        return self._seal(b"c" + _SORTS[sort] + stream_id.bytes, _PLACE.pack(parent, last))
+    def comments(self, stream_id: UUID, sort: Sort, parent: int, place: Place) -> str:
+        """Goes on behind `place`, among the replies to `parent` (0: roots)."""
+        payload = _PLACE.pack(parent, place.posted, place.score)
+        return self._seal(b"c" + _SORTS[sort] + stream_id.bytes, payload)
 
-    def place(self, stream_id: UUID, sort: Sort, cursor: str) -> tuple[int, int]:
-        """(parent, last) of a comments cursor. Raises CursorInvalid."""
-        parent, last = _PLACE.unpack(self._open(b"c" + _SORTS[sort] + stream_id.bytes, cursor, _PLACE.size))
-        return int(parent), int(last)
+    def place(self, stream_id: UUID, sort: Sort, cursor: str) -> tuple[int, Place]:
+        """The list's parent and the place in it, of a comments cursor. Raises CursorInvalid."""
+        payload = self._open(b"c" + _SORTS[sort] + stream_id.bytes, cursor, _PLACE.size)
+        parent, posted, score = _PLACE.unpack(payload)
+        return int(parent), Place(int(posted), float(score))
 
     def numbered(self, scope: bytes, last: int) -> str:
         """Goes on after the item numbered `last` of the list that `scope` names."""

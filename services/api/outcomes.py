@@ -234,7 +234,7 @@ def _shaped(
     children, descendants = counts
     path = [pgproto.UUID(comment.path[at : at + 16]) for at in range(0, len(comment.path), 16)]
     return comment_json(
-        Picked(comment.posted, comment.parent, encode(comment, author, text), children, descendants, 0, 0),
+        Picked(comment.posted, comment.parent, encode(comment, author, text), children, descendants, 0),
         path,
         written,
         comment_url=here.site.settings.comment_url,

@@ -1,10 +1,9 @@
-"""A comment as the view stores it: one string of bytes, most of it JSON that a page copies as it stands.
+"""A comment as a view holds it: one string of bytes, which a page copies as it stands.
 
-Layout: the parent's posting version in 4 bytes, big-endian (0 for a root), then, divided by NUL (which JSON
-never holds), the fields `state`, `depth`, `version`, `id` (36 characters), the author's JSON object or
-`null`, the text's members `"body":…,"html":…`, the members `"created_at"` to `"revision"`, and the numbers
-of votes, up and down: a vote changes the comment's version, so its node is written anyway. The scripts in
-`services/readmodel/scripts` read the first 4 bytes and the id; everything else is read here.
+Layout: the parent's posting version in 4 bytes, big-endian (0 for a root), the state in one, and the members
+of the comment's JSON object that only events about the comment itself change (contract, section 2), beginning
+with its id: what is left out is where it stands (`parent_id`, `path`), what lies below it, and what belongs
+to its thread. The scripts in `services/readmodel/scripts` read the first 4 bytes.
 """
 
 from __future__ import annotations
@@ -26,14 +25,29 @@ NO_TEXT: Final = b'"body":null,"html":null'
 """The text of a comment that has none, or whose key is destroyed."""
 
 PARENT_BYTES: Final = 4
+STATE: Final = 4
+"""Where a node has its state's letter."""
+MEMBERS: Final = 5
+"""Where a node's members begin."""
+ID: Final = slice(MEMBERS + len('"id":"'), MEMBERS + len('"id":"') + 36)
+"""Where a node has its comment's id."""
 
 _NEVER: Final = b'"edited_at":null,"edited_by":null'
-_STATES: Final = {state: state.value.encode() for state in CommentState}
+_NAMES: Final = {state: state.value.encode() for state in CommentState}
+LETTERS: Final = {
+    CommentState.VISIBLE: b"v",
+    CommentState.HELD: b"w",
+    CommentState.HIDDEN: b"h",
+    CommentState.REMOVED: b"r",
+    CommentState.DELETED: b"d",
+    CommentState.ERASED: b"e",
+}
+_STATES: Final = {letter: state for state, letter in LETTERS.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A stored comment, read back. `author`, `text` and `times` are the JSON fragments of the layout."""
+    """A stored comment, read back. `author` and `text` are JSON fragments, as made by the functions below."""
 
     parent: int
     state: CommentState
@@ -42,7 +56,10 @@ class Node:
     id: UUID
     author: bytes
     text: bytes
-    times: bytes
+    created_at: str
+    edited_at: str | None
+    edited_by: str | None
+    revision: int
     up: int
     down: int
 
@@ -57,19 +74,17 @@ class Node:
 
         Its path, key, text digest, text version and report weight are not in the view.
         """
-        times = orjson.loads(b"{%b}" % self.times)
-        edited_at: str | None = times["edited_at"]
         return Comment(
             id=self.id,
             posted=posted,
             parent=self.parent,
             depth=self.depth,
-            created_at=datetime.fromisoformat(times["created_at"]),
+            created_at=datetime.fromisoformat(self.created_at),
             author_id=self.author_id,
             state=self.state,
-            revision=times["revision"],
-            edited_at=None if edited_at is None else datetime.fromisoformat(edited_at),
-            edited_by=times["edited_by"],
+            revision=self.revision,
+            edited_at=None if self.edited_at is None else datetime.fromisoformat(self.edited_at),
+            edited_by=self.edited_by,
             version=self.version,
             up=self.up,
             down=self.down,
@@ -84,19 +99,23 @@ def encode(comment: Comment, author: bytes, text: bytes) -> bytes:
             _quoted(comment.edited_at),
             orjson.dumps(comment.edited_by),
         )
-    return b'%b%b\0%d\0%d\0%b\0%b\0%b\0"created_at":%b,%b,"revision":%d\0%d\0%d' % (
+    return (
+        b'%b%b"id":"%b","depth":%d,"author":%b,%b,"state":"%b","created_at":%b,%b,"revision":%d,'
+        b'"votes":{"up":%d,"down":%d},"version":%d'
+    ) % (
         comment.parent.to_bytes(PARENT_BYTES, "big"),
-        _STATES[comment.state],
-        comment.depth,
-        comment.version,
+        LETTERS[comment.state],
         str(comment.id).encode(),  # asyncpg's UUIDs are not orjson's
+        comment.depth,
         author,
         text,
+        _NAMES[comment.state],
         _quoted(comment.created_at),
         edited,
         comment.revision,
         comment.up,
         comment.down,
+        comment.version,
     )
 
 
@@ -109,19 +128,33 @@ def _quoted(when: datetime) -> bytes:
 
 def decode(raw: bytes) -> Node:
     """The node that `encode` made. Raises ValueError where `raw` is none."""
-    state, depth, version, id_, author, text, times, up, down = raw[PARENT_BYTES:].split(b"\0")
-    return Node(
-        parent=int.from_bytes(raw[:PARENT_BYTES], "big"),
-        state=CommentState(state.decode()),
-        depth=int(depth),
-        version=int(version),
-        id=UUID(id_.decode()),
-        author=author,
-        text=text,
-        times=times,
-        up=int(up),
-        down=int(down),
-    )
+    try:
+        members = orjson.loads(b"{%b}" % raw[MEMBERS:])
+        author, body, html = members["author"], members["body"], members["html"]
+        return Node(
+            parent=int.from_bytes(raw[:PARENT_BYTES], "big"),
+            state=_STATES[raw[STATE:MEMBERS]],
+            depth=members["depth"],
+            version=members["version"],
+            id=UUID(members["id"]),
+            author=orjson.dumps(author),
+            text=b'"body":%b,"html":%b' % (orjson.dumps(body), orjson.dumps(html)),
+            created_at=members["created_at"],
+            edited_at=members["edited_at"],
+            edited_by=members["edited_by"],
+            revision=members["revision"],
+            up=members["votes"]["up"],
+            down=members["votes"]["down"],
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"no node: {error!r}") from error
+
+
+def without_text(raw: bytes) -> bytes:
+    """The node's members as those see them whom its text is kept from."""
+    members = orjson.loads(b"{%b}" % raw[MEMBERS:])
+    members["author"] = members["body"] = members["html"] = None
+    return orjson.dumps(members)[1:-1]
 
 
 def author_fragment(author_id: str | None, name: str | None, avatar: str | None) -> bytes:
@@ -131,9 +164,10 @@ def author_fragment(author_id: str | None, name: str | None, avatar: str | None)
     return orjson.dumps({"id": author_id, "name": name, "avatar": avatar, "badge": None})
 
 
-def author_prefix(author_id: str) -> bytes:
-    """What the fragment of every author but this one does not begin with."""
-    return b'{"id":%b,' % orjson.dumps(author_id)
+def written_by(raw: bytes, author_id: str) -> bool:
+    """Whether this author wrote the node's comment."""
+    author = orjson.loads(b"{%b}" % raw[MEMBERS:])["author"]
+    return author is not None and author["id"] == author_id
 
 
 def text_fragment(body: str) -> bytes:

@@ -9,28 +9,37 @@ may see them is answered from elsewhere.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from schema.events.envelope import micros
+from services.core.ranking import RankedSort, Sort, score
 from services.core.thread import PATH_LENGTH, Comment, CommentState, ThreadState
-from services.errors import CursorInvalid, ParentNotFound
+from services.errors import CommentNotFound, CursorInvalid, ParentNotFound
 
 MAX_PAGE: Final = 500
 """How many comments a page holds at most, replies included."""
 
-Sort = Literal["oldest", "newest"]
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a list goes on: behind the comment posted at `posted`, which had this score when it was shown (0
+    in the orders of time). A comment whose score has not changed since is neither lost nor shown again."""
+
+    posted: int
+    score: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class PageRequest:
     """A page of the roots, or of one comment's replies where `parent_id` names it.
 
-    `limit` comments, below each the first `replies` replies, `depth` levels of them. `after` is the posting
-    version of the last comment of the page before.
+    `limit` comments, below each the first `replies` replies, `depth` levels of them. `after` is the last
+    comment of the page before. With `focus`, which goes with neither, the page has that comment, the last 32
+    above it, one below the other, and its first replies.
     """
 
     sort: Sort = "oldest"
@@ -38,13 +47,14 @@ class PageRequest:
     replies: int = 3
     depth: int = 3
     parent_id: UUID | None = None
-    after: int | None = None
+    after: Place | None = None
+    focus: UUID | None = None
 
 
 class Picked(NamedTuple):
     """A comment on a page: its posting version and its parent's, its node, how many replies it has, how many
-    comments lie below it, how many replies the page shows, and the posting version of the last of these (0
-    where there are none)."""
+    comments lie below it, how many replies the page shows, and its score in the page's order (0 in those of
+    time)."""
 
     posted: int
     parent: int
@@ -52,7 +62,7 @@ class Picked(NamedTuple):
     children: int
     descendants: int
     shown: int
-    last: int
+    score: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +70,8 @@ class Selection:
     """A page's comments, breadth first: `roots` of them stand at its top, below the comment posted at
     `parent` (0: they are roots of the thread), and `more` tells whether the list goes on.
 
-    `ancestors` are the last 32 ids above the page's top, root first, the parent's own included.
+    `ancestors` are the last 32 ids above the page's top, root first, the parent's own included. The first
+    `pathed` comments stand there for what is below them: each shows the one next to it, out of order.
     """
 
     picked: tuple[Picked, ...]
@@ -68,11 +79,7 @@ class Selection:
     more: bool
     parent: int = 0
     ancestors: tuple[UUID, ...] = ()
-
-    @property
-    def last_root(self) -> int:
-        """The posting version of the last comment at the top, after which the next page begins; 0 if none."""
-        return self.picked[self.roots - 1].posted if self.roots else 0
+    pathed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,16 +108,17 @@ class FoldIndex:
         self.descendants: dict[int, int] = {}
         """Posting version to the number of comments below it, where there are any."""
         self._children: dict[int, list[int]] = {}
-        self._scores: dict[int, float] = {}
+        self._times: dict[int, float] = {}
+        self._orders: dict[tuple[int, RankedSort], Sequence[int]] = {}
         placed = [c for c in thread.comments.values() if c.state is not CommentState.HELD]
         placed.sort(key=lambda comment: comment.posted)
         for comment in placed:
             self.comments[comment.posted] = comment
             # Redis orders by a double, so this must too: they differ from the year 2255 on.
-            self._scores[comment.posted] = float(micros(comment.created_at))
+            self._times[comment.posted] = float(micros(comment.created_at))
             self._children.setdefault(comment.parent, []).append(comment.posted)
         for children in self._children.values():
-            children.sort(key=self._scores.__getitem__)  # stable: of equal times the first posted comes first
+            children.sort(key=self._times.__getitem__)  # stable: of equal times the first posted comes first
         for comment in reversed(placed):  # a reply is posted after its parent
             if comment.parent:
                 below = self.descendants.get(comment.posted, 0) + 1
@@ -123,38 +131,63 @@ class FoldIndex:
     def page(self, request: PageRequest) -> Selection:
         """The comments of the page asked for.
 
-        Raises ParentNotFound where the parent is no comment of the thread, CursorInvalid where `after` is not
-        in the list.
+        Raises ParentNotFound where the parent is no comment of the thread, CommentNotFound where the comment
+        in focus is none, CursorInvalid where `after` is not in the list.
         """
+        sort = request.sort
+        if request.focus is not None:
+            return self._focused(request, request.focus)
         parent, ancestors = 0, list[UUID]()
         if request.parent_id is not None:
             comment = self._placed(request.parent_id)
             if comment is None:
                 raise ParentNotFound(request.parent_id)
             parent, ancestors = comment.posted, self._path(comment)
-        sort = request.sort
-        start = 0 if request.after is None else self._rank(parent, request.after, sort) + 1
+        start = 0 if request.after is None else self._behind(parent, request.after, sort)
         top = self._slice(parent, sort, start, request.limit)
-        order = [(posted, parent) for posted in top]
-        shown: list[tuple[int, int]] = []
+        return Selection(
+            picked=self._filled(request, [(posted, parent) for posted in top], 0),
+            roots=len(top),
+            more=len(self._children.get(parent, ())) > start + len(top),
+            parent=parent,
+            ancestors=tuple(ancestors[-PATH_LENGTH:]),
+        )
+
+    def _focused(self, request: PageRequest, comment_id: UUID) -> Selection:
+        comment = self._placed(comment_id)
+        if comment is None:
+            raise CommentNotFound(comment_id)
+        chain = [comment.posted]
+        while comment.parent and len(chain) <= PATH_LENGTH:
+            comment = self.comments[comment.parent]
+            chain.append(comment.posted)
+        chain.reverse()
+        order = list(zip(chain, (comment.parent, *chain), strict=False))
+        return Selection(
+            picked=self._filled(request, order, len(chain) - 1),
+            roots=1,
+            more=False,
+            parent=comment.parent,
+            ancestors=tuple(self._path(comment)[:-1][-PATH_LENGTH:]),
+            pathed=len(chain) - 1,
+        )
+
+    def _filled(self, request: PageRequest, order: list[tuple[int, int]], pathed: int) -> tuple[Picked, ...]:
+        """The comments in `order`, as (posting version, parent's), with their first replies, breadth first;
+        each of the first `pathed` shows the one behind it instead."""
+        shown = [1] * pathed
         level_end, level = len(order), 0
         while len(shown) < len(order):
             if len(shown) == level_end:
                 level_end, level = len(order), level + 1
             posted = order[len(shown)][0]
             wanted = min(request.replies, MAX_PAGE - len(order)) if level < request.depth else 0
-            below = self._slice(posted, sort, 0, wanted)
+            below = self._slice(posted, request.sort, 0, wanted)
             order.extend((child, posted) for child in below)
-            shown.append((len(below), below[-1] if below else 0))
-        return Selection(
-            picked=tuple(
-                self._picked(posted, above, *counts)
-                for (posted, above), counts in zip(order, shown, strict=True)
-            ),
-            roots=len(top),
-            more=len(self._children.get(parent, ())) > start + len(top),
-            parent=parent,
-            ancestors=tuple(ancestors[-PATH_LENGTH:]),
+            shown.append(len(below))
+        return tuple(
+            self._picked(posted, above, count, request.sort)
+            for (posted, above), count in zip(order, shown, strict=True)
         )
 
     def comment(self, comment_id: UUID) -> tuple[Picked, tuple[UUID, ...]] | None:
@@ -163,7 +196,7 @@ class FoldIndex:
         if comment is None:
             return None
         path = self._path(comment)[:-1]
-        return self._picked(comment.posted, comment.parent, 0, 0), tuple(path[-PATH_LENGTH:])
+        return self._picked(comment.posted, comment.parent, 0, "oldest"), tuple(path[-PATH_LENGTH:])
 
     def children(self, posted: int) -> Sequence[int]:
         """The replies to the comment posted at this version (0: the roots), oldest first."""
@@ -177,15 +210,23 @@ class FoldIndex:
             yield Placed(posted, self._nodes[posted], posted, below, self._scored(posted))
 
     def _scored(self, posted: int) -> tuple[tuple[int, float], ...]:
-        return tuple((child, self._scores[child]) for child in self.children(posted))
+        return tuple((child, self._times[child]) for child in self.children(posted))
 
     def _placed(self, comment_id: UUID) -> Comment | None:
         comment = self.thread.comments.get(comment_id)
         return None if comment is None or comment.posted not in self.comments else comment
 
-    def _picked(self, posted: int, parent: int, shown: int, last: int) -> Picked:
+    def _picked(self, posted: int, parent: int, shown: int, sort: Sort) -> Picked:
         children, below = len(self.children(posted)), self.descendants.get(posted, 0)
-        return Picked(posted, parent, self._nodes[posted], children, below, shown, last)
+        score = self.score(posted, sort)
+        return Picked(posted, parent, self._nodes[posted], children, below, shown, score)
+
+    def score(self, posted: int, sort: Sort) -> float:
+        """The comment's score in this order; 0 in those of time."""
+        if sort == "oldest" or sort == "newest":
+            return 0.0
+        comment = self.comments[posted]
+        return score(sort, comment.up, comment.down, self.descendants.get(posted, 0))
 
     def _path(self, comment: Comment) -> list[UUID]:
         """The ids of its last 32 ancestors, root first, then its own."""
@@ -196,16 +237,34 @@ class FoldIndex:
         path.reverse()
         return path
 
-    def _rank(self, parent: int, posted: int, sort: Sort) -> int:
-        children = self.children(parent)
-        if posted not in self.comments or self.comments[posted].parent != parent:
-            raise CursorInvalid(f"version {posted} posted no comment of this list")
-        place = bisect_left(children, (self._scores[posted], posted), key=lambda c: (self._scores[c], c))
-        return len(children) - 1 - place if sort == "newest" else place
+    def _behind(self, parent: int, place: Place, sort: Sort) -> int:
+        """How many comments of the list come before what follows on `place`."""
+        if place.posted not in self.comments or self.comments[place.posted].parent != parent:
+            raise CursorInvalid(f"version {place.posted} posted no comment of this list")
+        own = self._times[place.posted], place.posted
+        if sort == "oldest" or sort == "newest":
+            children = self.children(parent)
+            rank = bisect_left(children, own, key=lambda c: (self._times[c], c))
+            return len(children) - rank if sort == "newest" else rank + 1
+        return bisect_right(
+            self._ranked(parent, sort),
+            (-place.score, *own),
+            key=lambda c: (-self.score(c, sort), self._times[c], c),
+        )
 
     def _slice(self, parent: int, sort: Sort, start: int, count: int) -> Sequence[int]:
-        children = self.children(parent)
-        if sort == "oldest":
-            return children[start : start + count]
-        end = max(len(children) - start, 0)
-        return children[max(end - count, 0) : end][::-1]
+        if sort == "newest":
+            children = self.children(parent)
+            end = max(len(children) - start, 0)
+            return children[max(end - count, 0) : end][::-1]
+        ordered = self.children(parent) if sort == "oldest" else self._ranked(parent, sort)
+        return ordered[start : start + count]
+
+    def _ranked(self, parent: int, sort: RankedSort) -> Sequence[int]:
+        """The replies to `parent` by score; sorted once."""
+        ranked = self._orders.get((parent, sort))
+        if ranked is None:
+            # Stable: of equal scores the oldest comes first.
+            ranked = sorted(self.children(parent), key=lambda child: -self.score(child, sort))
+            self._orders[parent, sort] = ranked
+        return ranked

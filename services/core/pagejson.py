@@ -12,19 +12,20 @@ from uuid import UUID
 
 import orjson
 
-from services.core.node import NO_AUTHOR, NO_TEXT, PARENT_BYTES, author_prefix
+from services.core.node import ID, LETTERS, MEMBERS, STATE, without_text, written_by
 from services.core.page import Picked, Selection
-from services.core.thread import PATH_LENGTH
+from services.core.thread import PATH_LENGTH, CommentState
 
-_PUBLIC: Final = b"visible"
-_NOBODYS: Final = b"erased"
-_COMMENT: Final = (
-    b'{"id":%b,"thread":%b,"parent_id":%b,"depth":%b,"path":[%b],"author":%b,%b,"state":"%b",%b,'
-    b'"votes":{"up":%b,"down":%b},"children":%d,"descendants":%d,"pinned":false,"permalink":%b,"version":%b'
-)
+_VISIBLE: Final = ord(LETTERS[CommentState.VISIBLE])
+_ERASED: Final = ord(LETTERS[CommentState.ERASED])
+_ITS_AUTHORS: Final = frozenset({ord(LETTERS[CommentState.HELD]), ord(LETTERS[CommentState.HIDDEN])})
+"""States whose text is for the comment's author too."""
 
-CursorMaker = Callable[[int, int], str]
-"""(the list's parent's posting version, the last shown comment's) to the cursor that goes on after it."""
+_NO_LINK: Final = b'"pinned":false,"permalink":null,'
+_NO_REPLIES: Final = b',"replies":{"items":[],"after":null,"more":0}}'
+
+CursorMaker = Callable[[int, int, float], str]
+"""(the list's parent's posting version, the last shown comment's, its score) to the cursor behind it."""
 
 
 class ThreadMeta(Protocol):
@@ -80,9 +81,7 @@ def page_json(
 ) -> bytes:
     """The page for this reader. `comment_url` is the site's, with `{url}` and `{id}` in it."""
     writer = _Writer(thread, comment_url, reader)
-    parts = [b'{"thread":', thread_json(thread), b',"comments":[']
     picked = selection.picked
-    path = [b'"%b"' % str(ancestor).encode() for ancestor in selection.ancestors]
     # Breadth first: the replies shown below each comment follow one another, in the order of the comments.
     first_reply = []
     place = selection.roots
@@ -90,32 +89,37 @@ def page_json(
         first_reply.append(place)
         place += comment.shown
 
-    def write(begin: int, end: int, path: Sequence[bytes]) -> None:
-        """At most 11 calls deep: the levels of a page."""
-        above = path[-1] if path else b"null"
-        joined = b",".join(path)
+    def listed(begin: int, end: int, path: Sequence[bytes]) -> bytes:
+        """A list's comments. At most 44 calls deep: a path of 32 and the levels of a page."""
+        place = writer.place(path)
+        items = []
         for index in range(begin, end):
             comment = picked[index]
-            if index > begin:
-                parts.append(b",")
-            quoted_id, text = writer.comment(comment, above, joined)
-            parts.append(text)
-            if comment.shown:
-                parts.append(b',"replies":{"items":[')
+            opened = writer.comment(comment, place)
+            children, shown = comment.children, comment.shown
+            if children == 0:
+                items.append(opened + _NO_REPLIES)
+                continue
+            replies, after, more = b"", b"null", children - shown
+            if shown:
                 first = first_reply[index]
-                write(first, first + comment.shown, (*path, quoted_id)[-PATH_LENGTH:])
-                more = comment.children - comment.shown
-                after = orjson.dumps(cursor(comment.posted, comment.last)) if more > 0 else b"null"
-                parts.append(b'],"after":%b,"more":%d}}' % (after, more))
-            else:
-                parts.append(b',"replies":{"items":[],"after":null,"more":%d}}' % comment.children)
+                below = (*path, b'"%b"' % comment.raw[ID])[-PATH_LENGTH:]
+                replies = listed(first, first + shown, below)
+                if more > 0 and index >= selection.pathed:
+                    last = picked[first + shown - 1]
+                    after = orjson.dumps(cursor(comment.posted, last.posted, last.score))
+            items.append(
+                b'%b,"replies":{"items":[%b],"after":%b,"more":%d}}' % (opened, replies, after, more)
+            )
+        return b",".join(items)
 
-    write(0, selection.roots, path)
+    path = [b'"%b"' % str(ancestor).encode() for ancestor in selection.ancestors]
+    comments = listed(0, selection.roots, path)
     after = b"null"
     if selection.more and selection.roots:
-        after = orjson.dumps(cursor(selection.parent, selection.last_root))
-    parts.append(b'],"after":%b}' % after)
-    return b"".join(parts)
+        last = picked[selection.roots - 1]
+        after = orjson.dumps(cursor(selection.parent, last.posted, last.score))
+    return b'{"thread":%b,"comments":[%b],"after":%b}' % (thread_json(thread), comments, after)
 
 
 def comment_json(
@@ -127,55 +131,45 @@ def comment_json(
     reader: Reader = PUBLIC,
 ) -> bytes:
     """One comment for this reader, below the ancestors `path` (at most 32, root first)."""
-    quoted = [b'"%b"' % str(ancestor).encode() for ancestor in path]
-    above = quoted[-1] if quoted else b"null"
-    return _Writer(thread, comment_url, reader).comment(picked, above, b",".join(quoted))[1] + b"}"
+    writer = _Writer(thread, comment_url, reader)
+    return writer.comment(picked, writer.place([b'"%b"' % str(one).encode() for one in path])) + b"}"
 
 
 class _Writer:
     """What all comments of one answer have in common."""
 
-    __slots__ = ("_key", "_moderator", "_own", "_permalink")
+    __slots__ = ("_key", "_permalink", "_reader")
 
     def __init__(self, thread: ThreadMeta, comment_url: str, reader: Reader) -> None:
         self._key = orjson.dumps(thread.key)
-        self._moderator = reader.moderator
-        self._own = None if reader.author_id is None else author_prefix(reader.author_id)
+        self._reader = reader
         self._permalink: list[bytes] | None = None
         if thread.url is not None:
             # Split before the url goes in: a url may itself hold "{id}".
             pieces = [piece.replace("{url}", thread.url) for piece in comment_url.split("{id}")]
             self._permalink = [orjson.dumps(piece)[1:-1] for piece in pieces]
 
-    def comment(self, picked: Picked, parent_id: bytes, path: bytes) -> tuple[bytes, bytes]:
-        """The comment's id, quoted, and its JSON object without the closing brace."""
-        raw = picked.raw
-        state, depth, version, comment_id, author, text, times, up, down = raw[PARENT_BYTES:].split(b"\0")
-        if state != _PUBLIC and not self._sees(state, author):
-            author, text = NO_AUTHOR, NO_TEXT
-        quoted_id = b'"%b"' % comment_id
-        permalink = b"null" if self._permalink is None else b'"%b"' % comment_id.join(self._permalink)
-        return quoted_id, _COMMENT % (
-            quoted_id,
-            self._key,
-            parent_id,
-            depth,
-            path,
-            author,
-            text,
-            state,
-            times,
-            up,
-            down,
-            picked.children,
-            picked.descendants,
-            permalink,
-            version,
-        )
+    def place(self, path: Sequence[bytes]) -> bytes:
+        """What the comments right below this path, of quoted ids, begin with."""
+        above = path[-1] if path else b"null"
+        return b'{"thread":%b,"parent_id":%b,"path":[%b],"children":' % (self._key, above, b",".join(path))
 
-    def _sees(self, state: bytes, author: bytes) -> bool:
-        if state == _NOBODYS:
+    def comment(self, picked: Picked, place: bytes) -> bytes:
+        """The comment's JSON object without the closing brace."""
+        raw = picked.raw
+        members = raw[MEMBERS:]
+        if raw[STATE] != _VISIBLE and not self._sees(raw):
+            members = without_text(raw)
+        link = _NO_LINK
+        if self._permalink is not None:
+            link = b'"pinned":false,"permalink":"%b",' % raw[ID].join(self._permalink)
+        return b'%b%d,"descendants":%d,%b%b' % (place, picked.children, picked.descendants, link, members)
+
+    def _sees(self, raw: bytes) -> bool:
+        state = raw[STATE]
+        if state == _ERASED:
             return False
-        if self._moderator:
+        if self._reader.moderator:
             return True
-        return state in (b"held", b"hidden") and self._own is not None and author.startswith(self._own)
+        author_id = self._reader.author_id
+        return author_id is not None and state in _ITS_AUTHORS and written_by(raw, author_id)

@@ -7,13 +7,14 @@ writes go on meanwhile.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
 
 from schema.events.envelope import EPOCH
-from services.core.node import decode
+from services.core.node import Node, decode
 from services.core.page import FoldIndex, Placed
 from services.core.site import SiteState, evolve_site
 from services.core.thread import ThreadState
@@ -136,10 +137,10 @@ def _nodes(path: str, before: bytes, after: bytes) -> Iterator[Difference]:
     except ValueError:
         yield Difference("view nodes", path, before, after)
         return
-    for name in ("parent", "state", "depth", "version", "id", "author", "text", "times", "up", "down"):
-        one, other = getattr(stored, name), getattr(replayed, name)
-        if one != other:
-            yield Difference("view nodes", f"{path}.{name}", one, other)
+    for one in fields(Node):
+        was, is_ = getattr(stored, one.name), getattr(replayed, one.name)
+        if was != is_:
+            yield Difference("view nodes", f"{path}.{one.name}", was, is_)
 
 
 def _there(placed: Placed | None) -> str:

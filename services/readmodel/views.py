@@ -84,7 +84,7 @@ class Views:
                     request.replies,
                     request.depth,
                     b"" if parent is None else parent.bytes,
-                    "" if request.after is None else request.after,
+                    "" if request.after is None else request.after.posted,
                     MAX_PAGE,
                     PATH_LENGTH,
                 ],
@@ -93,7 +93,7 @@ class Views:
         match answer:
             case [b"page", head, top, roots, more, path, *columns]:
                 selection = Selection(
-                    picked=tuple(map(Picked, *columns)),
+                    picked=tuple(map(Picked, *columns[:-1])),
                     roots=roots,
                     more=bool(more),
                     parent=top,
@@ -104,7 +104,7 @@ class Views:
             case [b"parent"]:
                 raise ParentNotFound(str(parent))
             case [b"cursor"]:
-                raise CursorInvalid(f"version {request.after} posted no comment of this list")
+                raise CursorInvalid(f"{request.after} posted no comment of this list")
         return None
 
     async def comment(self, stream_id: UUID, comment_id: UUID) -> One | None:
@@ -117,7 +117,7 @@ class Views:
         )
         match answer:
             case [b"comment", head, posted, parent, raw, count, below, path]:
-                picked = Picked(posted, parent, raw, count, below, 0, 0)
+                picked = Picked(posted, parent, raw, count, below, 0)
                 read = await self._head(stream_id, head)
                 return None if read is None else One(read, picked, _path(path))
             case [b"none", head]:

@@ -9,7 +9,7 @@ from uuid import UUID
 import orjson
 import typer
 
-from services.core.page import PageRequest
+from services.core.page import PageRequest, Place
 from services.core.pagejson import Reader, page_json
 from services.errors import CommentNotFound
 from services.ops.exits import run
@@ -58,7 +58,7 @@ async def _show(
             made = page_json(
                 page.selection,
                 page.head,
-                cursor=lambda _, last: str(last),
+                cursor=_named,
                 comment_url=comment_url,
                 reader=Reader(moderator=moderator),
             )
@@ -90,6 +90,10 @@ async def whole_thread(ask: Ask, limit: int) -> dict[str, Any]:
     return page
 
 
+def _named(_parent: int, posted: int, _score: float) -> str:
+    return str(posted)
+
+
 async def _rest(ask: Ask, parent: UUID | None, after: str | None, left: list[int]) -> dict[str, Any]:
     """The comments below `parent` behind `after`, page by page, while any are `left` to show."""
     first: dict[str, Any] | None = None
@@ -99,7 +103,7 @@ async def _rest(ask: Ask, parent: UUID | None, after: str | None, left: list[int
             replies=_REPLIES,
             depth=_LEVELS,
             parent_id=parent,
-            after=None if after is None else int(after),
+            after=None if after is None else Place(int(after)),
         )
         page = await ask(request)
         left[0] -= _count(page["comments"])

@@ -24,7 +24,7 @@ local path, above = {}, parent
 while above ~= 0 and #path < tonumber(ARGV[2]) do
   local node = redis.call('HGET', nodes, above)
   if not node then return broken end
-  path[#path + 1] = string.match(node, '^[^%z]*%z[^%z]*%z[^%z]*%z([^%z]*)', 5)
+  path[#path + 1] = string.sub(node, 12, 47)
   above = struct.unpack('>I4', node)
 end
 local descendants = tonumber(redis.call('HGET', below, posted) or 0)

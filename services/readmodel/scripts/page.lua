@@ -28,7 +28,7 @@ if ARGV[5] ~= '' then
   while above ~= 0 and #path < most_above do
     local node = redis.call('HGET', nodes, above)
     if not node then return broken end
-    path[#path + 1] = string.match(node, '^[^%z]*%z[^%z]*%z[^%z]*%z([^%z]*)', 5)
+    path[#path + 1] = string.sub(node, 12, 47)
     above = struct.unpack('>I4', node)
   end
 end
