@@ -100,5 +100,5 @@ def test_what_is_kept_from_a_reader_is_the_text_and_who_wrote_it() -> None:
 
 @pytest.mark.parametrize("raw", [b"", b"\0\0\0\0visible", b'\0\0\0\0v"id":"x"', b"\0\0\0\0v[]"])
 def test_what_is_no_node_is_refused(raw: bytes) -> None:
-    with pytest.raises(ValueError, match="no node|JSON|unexpected|literal|unpack"):
+    with pytest.raises(ValueError, match=r"no node|JSON|unexpected|literal|unpack"):
         decode(raw)
