@@ -29,7 +29,7 @@ from streams
 """
 _COMMENTS = """
 select comment_id, stream_id, posted, parent, depth, author_id, key_id, text_mac, state, revision, created_at,
-    edited_at, edited_by, version, text_version, report_weight, path, up, down
+    edited_at, edited_by, version, text_version, report_weight, path, up, down, site
 from comments
 """
 
@@ -107,7 +107,7 @@ async def _decision_state(connection: asyncpg.Connection, events: Iterable[Recor
                 evolve(thread, event)
             folded = of_thread(thread).stream
             for comment in thread.comments.values():
-                comments[comment.id] = comment_row(stream_id, comment)
+                comments[comment.id] = comment_row(stream_id, thread.site, comment)
             for (comment_id, reporter), version in thread.reported.items():
                 reports[comment_id, reporter] = (stream_id, version)
             for voted, vote in thread.votes.items():

@@ -86,21 +86,22 @@ with new_events as (
     -- Of the events those that post, which have a parent (0: none): most of a comment is in its event.
     insert into comments (
         comment_id, stream_id, posted, parent, depth, author_id, key_id, text_mac, state, revision,
-        created_at, edited_at, edited_by, version, text_version, report_weight, path, up, down
+        created_at, edited_at, edited_by, version, text_version, report_weight, path, up, down, site
     )
     select event_id, stream_id, posted, parent, depth,
         case when state = 'erased' then null else actor_id end, key_id, text_mac,
         coalesce(state, 'visible'), coalesce(revision, 1), coalesce(created_at, recorded_at, $4), edited_at,
         edited_by, coalesce(version, posted), coalesce(text_version, posted), coalesce(report_weight, 0),
-        coalesce(path, ''), coalesce(up, 0), coalesce(down, 0)
+        coalesce(path, ''), coalesce(up, 0), coalesce(down, 0), coalesce(site, $80)
     from unnest(
         $7::uuid[], $5::uuid[], $6::bigint[], $10::text[], $16::uuid[], $13::timestamptz[],
         $18::bigint[], $19::smallint[], $20::text[], $21::bytea[],
         $22::text[], $23::integer[], $24::timestamptz[], $25::timestamptz[], $26::text[], $27::bigint[],
-        $28::bigint[], $29::double precision[], $30::integer[], $31::integer[]
+        $28::bigint[], $29::double precision[], $30::integer[], $31::integer[], $81::text[]
     ) as c (
         event_id, stream_id, posted, actor_id, key_id, recorded_at, parent, depth, text_mac, path,
-        state, revision, created_at, edited_at, edited_by, version, text_version, report_weight, up, down
+        state, revision, created_at, edited_at, edited_by, version, text_version, report_weight, up, down,
+        site
     )
     where parent is not null
 ), moved_streams as (

@@ -85,13 +85,15 @@ from comments c join streams s on s.stream_id = c.stream_id
 where c.key_id = $1 and c.comment_id > $2 order by c.comment_id limit $3;
 
 -- name: own_reports
--- What reporter $2 reported on site $1, behind comment $3, at most $4.
+-- What reporter $2 reported on site $1, behind comment $4 of stream $3, at most $5.
 select r.comment_id, r.stream_id, s.key, s.title, s.url, r.version
 from reports r join streams s on s.stream_id = r.stream_id
-where r.reporter_id = $2 and s.site = $1 and r.comment_id > $3 order by r.comment_id limit $4;
+where r.reporter_id = $2 and r.version > 0 and s.site = $1 and (r.stream_id, r.comment_id) > ($3, $4)
+order by r.stream_id, r.comment_id limit $5;
 
 -- name: own_votes
--- The votes of voter $2 on site $1, withdrawn ones left out, behind comment $3, at most $4.
+-- The votes of voter $2 on site $1, withdrawn ones left out, behind comment $4 of stream $3, at most $5.
 select v.comment_id, v.stream_id, s.key, s.title, s.url, v.value
 from votes v join streams s on s.stream_id = v.stream_id
-where v.voter_id = $2 and s.site = $1 and v.value <> 0 and v.comment_id > $3 order by v.comment_id limit $4;
+where v.voter_id = $2 and s.site = $1 and v.value <> 0 and (v.stream_id, v.comment_id) > ($3, $4)
+order by v.stream_id, v.comment_id limit $5;

@@ -11,7 +11,7 @@ from streams where stream_id = $1;
 -- Found by the thread's own posting events: a comment's id is its posting event's.
 select c.comment_id, c.stream_id, c.posted, c.parent, c.depth, c.author_id, c.key_id, c.text_mac, c.state,
     c.revision, c.created_at, c.edited_at, c.edited_by, c.version, c.text_version, c.report_weight, c.path,
-    c.up, c.down
+    c.up, c.down, c.site
 from events e join comments c on c.comment_id = e.event_id
 where e.stream_id = $1 and e.type in ('CommentPosted', 'ReplyPosted');
 
@@ -45,15 +45,16 @@ on conflict (stream_id) do update set
 -- name: repair_comment
 insert into comments (
     comment_id, stream_id, posted, parent, depth, author_id, key_id, text_mac, state, revision, created_at,
-    edited_at, edited_by, version, text_version, report_weight, path, up, down
-) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
+    edited_at, edited_by, version, text_version, report_weight, path, up, down, site
+) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)
 on conflict (comment_id) do update set
     stream_id = excluded.stream_id, posted = excluded.posted, parent = excluded.parent,
     depth = excluded.depth, author_id = excluded.author_id, key_id = excluded.key_id,
     text_mac = excluded.text_mac, state = excluded.state, revision = excluded.revision,
     created_at = excluded.created_at, edited_at = excluded.edited_at, edited_by = excluded.edited_by,
     version = excluded.version, text_version = excluded.text_version,
-    report_weight = excluded.report_weight, path = excluded.path, up = excluded.up, down = excluded.down;
+    report_weight = excluded.report_weight, path = excluded.path, up = excluded.up, down = excluded.down,
+    site = excluded.site;
 
 -- name: repair_report
 insert into reports (comment_id, reporter_id, stream_id, version) values ($1, $2, $3, $4)

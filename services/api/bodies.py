@@ -13,10 +13,19 @@ from typing import Annotated, Any, Final, Literal, NoReturn, TypeVar
 
 import orjson
 from aiohttp import hdrs, web
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from services.api.deps import API
 from services.api.problems import Problem, wrong_fields
+from services.core.addresses import THREAD_KEY_BYTES
 
 MAX_BODY: Final = 256 * 1024
 """The largest body, in bytes."""
@@ -101,6 +110,15 @@ class ThreadChange(Body):
     title: str | None = Field(None, description="One line of at most 300 code points.")
     url: str | None = Field(None, description="An http or https address of at most 2,048 code points.")
     state: Literal["open", "closed"] = Field("open", description="Whether it takes new comments.")
+
+
+class CountsAsked(Body):
+    """The threads whose comments are to be counted."""
+
+    threads: Annotated[
+        list[Annotated[str, StringConstraints(min_length=1, max_length=THREAD_KEY_BYTES)]],
+        Field(max_length=200),
+    ] = Field(description="Keys of threads, as they are: not percent-encoded, and without `~`.")
 
 
 class NotificationsRead(Body):

@@ -12,11 +12,11 @@ from aiohttp import hdrs, web
 
 from schema.events.envelope import Recorded
 from schema.events.registry import UPCASTERS
-from services.api.answers import THREADLOG_VERSION
 from services.api.auth import Caller
 from services.api.bodies import raw_body
 from services.api.context import Visit, visit
 from services.api.deps import API, Api
+from services.api.headers import THREADLOG_VERSION
 from services.api.middleware import finish
 from services.api.queries import NoQuery, query_of
 from services.api.writing import idempotency

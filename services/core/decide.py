@@ -29,7 +29,7 @@ from services.core.commands import (
     ThreadCommand,
     VoteComment,
 )
-from services.core.site import SiteState
+from services.core.site import SiteSettings, SiteState
 from services.core.thread import FINAL, MAX_DEPTH, NO_VOTE, Comment, CommentState, ThreadState, timestamp
 from services.errors import (
     AlreadyReported,
@@ -128,11 +128,16 @@ def _first(command: Command, type: str, data: dict[str, Any], text: Sealed | Non
     )
 
 
+def takes_posts(settings: SiteSettings, *, closed: bool, described_by: str | None) -> bool:
+    """Whether a thread takes new comments."""
+    return not closed and (settings.open_threads or described_by == "site")
+
+
 def _post(command: PostComment, thread: ThreadState, rules: Rules) -> Decision:
     if command.event_id in thread.comments:
         return ()
-    shut = thread.closed or (not rules.settings.open_threads and thread.described_by != "site")
-    if shut and command.imported is None:
+    open_ = takes_posts(rules.settings, closed=thread.closed, described_by=thread.described_by)
+    if not open_ and command.imported is None:
         return ThreadNotOpen("the thread takes no new comments")
     data: dict[str, Any] = {"text_mac": "" if command.text is None else command.text.text_mac}
     if command.imported is not None:

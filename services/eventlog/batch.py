@@ -104,6 +104,8 @@ class Batch:
         self._times: dict[UUID, datetime] = {}
         self._stored = {row[0] for row in streams}
         self._moved: set[UUID] = set()
+        self._sites_of: dict[UUID, str] = {}
+        """The site of each stream that moved."""
         self._described: set[UUID] = set()
         self._posted: dict[UUID, Comment] = {}
         self._changed: dict[UUID, Comment] = {}
@@ -221,6 +223,7 @@ class Batch:
         if events:
             self._threads[command.stream_id] = thread
             self._moved.add(command.stream_id)
+            self._sites_of[command.stream_id] = command.site
         about = command.event_id if isinstance(command, PostComment) else getattr(command, "comment_id", None)
         return Appended(
             command.event_id,
@@ -277,6 +280,7 @@ class Batch:
             self._sites[command.stream_id] = site
             self._times[command.stream_id] = now
             self._moved.add(command.stream_id)
+            self._sites_of[command.stream_id] = command.site
         return Appended(command.event_id, site.version, tuple(events), command.success)
 
     def _place(
@@ -327,6 +331,7 @@ class Batch:
             *columns.of_rows(self._reports, 4),
             *columns.of_rows(self._kept, 6),
             *columns.of_rows([(*voter, *vote) for voter, vote in sorted(self._votes.items())], 5),
+            *columns.of_sites(self.events, self._posted, self._sites_of),
         ]
 
     def _stream_rows(self) -> Iterable[Row]:

@@ -48,6 +48,18 @@ def of_posted(events: Sequence[Recorded], comments: Mapping[UUID, Comment]) -> C
     return [*of_rows(rows, 4), *of_rows(later, 10)]
 
 
+def of_sites(
+    events: Sequence[Recorded], comments: Mapping[UUID, Comment], sites: Mapping[UUID, str]
+) -> tuple[str | None, list[str]]:
+    """The sites of the comments that the events post: one for all of them, where that is so, else each at its
+    event's place. `sites` has that of every event's stream."""
+    if not comments:
+        return None, []
+    if len(sites) == 1 or len(found := set(sites.values())) == 1:
+        return next(iter(sites.values())), []
+    return next(iter(found)), [sites[event.stream_id] for event in events]
+
+
 def of_moved(rows: Sequence[Row], described: Collection[UUID], now: datetime) -> Columns:
     """The rows of streams that were there before and have moved on. What they tell of a thread is sent only
     where an event of the batch tells it: of the `described`."""

@@ -14,6 +14,7 @@ from services.eventlog.queries import QUERIES
 
 PAGE: Final = 100
 _NIL: Final = UUID(int=0)
+_PLACE: Final = ("stream_id", "comment_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,23 +70,26 @@ class Person:
         key = await self._pool.fetchrow(QUERIES["author_key"], self._site, self._author_id)
         if key is None:
             return
-        async for rows in self._pages("own_comments", key["key_id"]):
+        async for rows in self._pages("own_comments", ("comment_id",), key["key_id"]):
             yield [OwnComment(row[0], OwnThread(*row[1:5]), *row[5:]) for row in rows]
 
     async def reports(self) -> AsyncIterator[list[OwnReport]]:
         """What they reported."""
-        async for rows in self._pages("own_reports", self._site, self._author_id):
+        async for rows in self._pages("own_reports", _PLACE, self._site, self._author_id):
             yield [OwnReport(row[0], OwnThread(*row[1:5]), row[5]) for row in rows]
 
     async def votes(self) -> AsyncIterator[list[OwnVote]]:
         """How they voted; withdrawn votes are left out."""
-        async for rows in self._pages("own_votes", self._site, self._author_id):
+        async for rows in self._pages("own_votes", _PLACE, self._site, self._author_id):
             yield [OwnVote(row[0], OwnThread(*row[1:5]), row[5]) for row in rows]
 
-    async def _pages(self, query: str, *whose: object) -> AsyncIterator[list[tuple[Any, ...]]]:
-        after = _NIL
-        while rows := await self._pool.fetch(QUERIES[query], *whose, after, PAGE):
+    async def _pages(
+        self, query: str, order: tuple[str, ...], *whose: object
+    ) -> AsyncIterator[list[tuple[Any, ...]]]:
+        """All rows of a query that goes on behind the values of its columns `order`."""
+        after = [_NIL for _ in order]
+        while rows := await self._pool.fetch(QUERIES[query], *whose, *after, PAGE):
             yield [tuple(row) for row in rows]
             if len(rows) < PAGE:
                 return
-            after = rows[-1]["comment_id"]
+            after = [rows[-1][column] for column in order]

@@ -55,6 +55,7 @@ COMMENT: Final = (
     "path",
     "up",
     "down",
+    "site",
 )
 VOTE: Final = ("value", "version")
 
@@ -83,8 +84,8 @@ class Difference:
     replayed: object
 
 
-def comment_row(stream_id: UUID, c: Comment) -> Row:
-    """A comment as the decision state keeps it."""
+def comment_row(stream_id: UUID, site: str, c: Comment) -> Row:
+    """A comment of a thread of `site` as the decision state keeps it."""
     return (
         c.id,
         stream_id,
@@ -105,6 +106,7 @@ def comment_row(stream_id: UUID, c: Comment) -> Row:
         c.path,
         c.up,
         c.down,
+        site,
     )
 
 
@@ -132,7 +134,7 @@ def of_thread(t: ThreadState) -> DecisionState:
     return DecisionState(
         end=t.version,
         stream=stream_row(t),
-        comments={c.id: comment_row(t.stream_id, c) for c in t.comments.values()},
+        comments={c.id: comment_row(t.stream_id, t.site, c) for c in t.comments.values()},
         reports=dict(t.reported),
         votes=dict(t.votes),
     )
@@ -280,7 +282,10 @@ async def repair(connection: Connection, lane: int, thread: ThreadState, rows: S
         await connection.execute(QUERIES["repair_stream"], thread.stream_id, lane, *replayed)
     await connection.executemany(
         QUERIES["repair_comment"],
-        [comment_row(thread.stream_id, thread.comments[comment_id]) for comment_id in rows.comments],
+        [
+            comment_row(thread.stream_id, thread.site, thread.comments[comment_id])
+            for comment_id in rows.comments
+        ],
     )
     await connection.executemany(
         QUERIES["repair_report"],
