@@ -4,6 +4,15 @@ select stream_id, version, event_id, type, schema_version, actor_id, correlation
     recorded_at, data, sealed, key_id, hash, lane, position
 from events where stream_id = $1 and version > $2 order by version limit $3;
 
+-- name: votes_lately
+-- The votes among the last $3 events of stream $1 up to version $2 that are at most $4 seconds older than it.
+select recorded_at, data from events
+where stream_id = $1 and version > $2::bigint - $3::bigint and version <= $2 and type = 'CommentVoted'
+    and recorded_at >= (
+        select recorded_at from events where stream_id = $1 and version = $2
+    ) - make_interval(secs => $4::float8)
+order by version;
+
 -- name: head
 -- Version and hash of a stream's last event, from the decision state.
 select version, hash from streams where stream_id = $1;

@@ -89,6 +89,7 @@ class SiteSettings(BaseModel):
         "other",
     ]
     guests: bool = False
+    public_history: bool = False
     open_threads: bool = True
     comment_url: Annotated[_Text, StringConstraints(max_length=2048), AfterValidator(_leads_to_comment)] = (
         "{url}#comment-{id}"

@@ -85,6 +85,8 @@ class ThreadState:
     """Who reported which comment, and the version of the report."""
     votes: dict[tuple[UUID, str], tuple[int, int]] = field(default_factory=dict)
     """Who voted on which comment: the vote as it is now (0: withdrawn), and the version of its event."""
+    voters: bool = True
+    """Whether `votes` is kept: a view needs the counts only, and a thread may have millions."""
 
 
 def timestamp(when: datetime) -> str:
@@ -243,19 +245,20 @@ def _comment_reported(thread: ThreadState, event: Recorded, payload: dict[str, A
     return comment
 
 
-_TALLY: Final = {1: (1, 0), 0: (0, 0), -1: (0, 1)}
+TALLY: Final = {1: (1, 0), 0: (0, 0), -1: (0, 1)}
 """What each vote adds to (up, down)."""
 
 
 def _comment_voted(thread: ThreadState, event: Recorded, payload: dict[str, Any]) -> Comment:
     comment = _subject(thread, event, payload)
     value: int = payload["value"]
-    (up, down), (up_before, down_before) = _TALLY[value], _TALLY[payload["previous"]]
+    (up, down), (up_before, down_before) = TALLY[value], TALLY[payload["previous"]]
     if event.actor_id is None:
         raise _poison(event, "a vote without a voter")
     comment.up += up - up_before
     comment.down += down - down_before
-    thread.votes[comment.id, event.actor_id] = (value, event.version)
+    if thread.voters:
+        thread.votes[comment.id, event.actor_id] = (value, event.version)
     comment.version = event.version
     return comment
 

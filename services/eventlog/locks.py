@@ -16,3 +16,5 @@ class LockClass(IntEnum):
     """0. Held by the worker that makes and drops partitions."""
     SWEEPER = 0x746C04
     """The lane's number. Held by the worker that sweeps it."""
+    SNAPSHOTS = 0x746C05
+    """Four bytes of a stream's id. Held by the process that writes its snapshots."""

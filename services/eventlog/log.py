@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import asyncpg
+import orjson
 
 from schema.events.envelope import Recorded
 from services.eventlog.queries import QUERIES
@@ -53,6 +55,14 @@ class EventLog:
         """The events of a stream at these versions."""
         rows = await self._pool.fetch(QUERIES["events_at"], stream_id, versions)
         return [Recorded(*row) for row in rows]
+
+    async def votes_lately(
+        self, stream_id: UUID, version: int, *, events: int, seconds: float
+    ) -> list[tuple[UUID, datetime]]:
+        """The votes among the last `events` events up to `version`, at most `seconds` older than it, oldest
+        first: the comment that each is about, and when it was recorded."""
+        rows = await self._pool.fetch(QUERIES["votes_lately"], stream_id, version, events, seconds)
+        return [(UUID(orjson.loads(row["data"])["comment_id"]), row["recorded_at"]) for row in rows]
 
     async def text_versions(self, stream_id: UUID, comment_id: UUID, after: int, limit: int) -> list[int]:
         """The versions of the events that gave a comment its texts after revision `after`, oldest first, at

@@ -20,6 +20,7 @@ from services.eventlog import state
 from services.eventlog.checkpoints import DeadLetters, Projection
 from services.eventlog.locks import LockClass
 from services.eventlog.queries import QUERIES
+from services.eventlog.snapshots import Snapshots
 from services.projection.advance import Projector
 
 SLICE: Final = 1000
@@ -48,7 +49,8 @@ class Replayer:
         self._lanes = lanes
 
     async def replay(self, stream_id: UUID) -> Replayed:
-        """Rebuild one thread: its decision state, then its view. A dead letter of the view goes with it.
+        """Rebuild one thread: its decision state, then its view. A dead letter of the view goes with it, and
+        its snapshots: they are written again as they are needed.
 
         Raises PoisonEvent and UnknownEventType; the view then serves what comes before that event.
         """
@@ -58,6 +60,8 @@ class Replayer:
         if whole.poison is None:
             rows = await self._repair(whole.thread)
             await self._projector.reindex(whole)
+        snapshots = Snapshots(self._pool)
+        await snapshots.remove(stream_id, await snapshots.versions(stream_id))
         head = await self._projector.rebuild(stream_id, whole)
         version = 0 if head is None else head.version
         if version:

@@ -291,3 +291,13 @@ def test_timestamps_are_rfc_3339_in_utc_with_microseconds() -> None:
     assert timestamp(at(0)) == "2026-11-23T05:00:00.123456Z"
     assert timestamp(LONG_AGO) == "2015-09-03T21:30:00.000000Z"
     assert timestamp(LONG_AGO.replace(year=987)) == "0987-09-03T21:30:00.000000Z"
+
+
+def test_votes_are_counted_where_nobody_asks_who_voted() -> None:
+    given = [posted("c1"), voted("c1", 1, by="bob"), voted("c1", -1, by="cid")]
+    whole = folded(given)
+    thread = ThreadState(BLOG.stream_id, BLOG.site, BLOG.key, voters=False)
+    for version, fact in enumerate(given, start=1):
+        evolve(thread, recorded(fact, folded(given[: version - 1])))
+    assert (thread.comments, thread.votes) == (whole.comments, {})
+    assert len(whole.votes) == 2

@@ -45,6 +45,7 @@ def test_the_defaults_are_the_contracts() -> None:
         "report_threshold": 5,
         "report_reasons": ["spam", "abuse", "off-topic", "personal-data", "other"],
         "guests": False,
+        "public_history": False,
         "open_threads": True,
         "comment_url": "{url}#comment-{id}",
         "origins": [],
@@ -130,7 +131,7 @@ def test_only_what_a_change_has_named_is_stored() -> None:
 
 def test_stored_settings_come_back_without_what_a_newer_release_has_added() -> None:
     stored = SiteSettings.stored(
-        '{"public_history": true, "report_threshold": 3, "edit_window_seconds": null}'
+        '{"slow_mode_seconds": 5, "report_threshold": 3, "edit_window_seconds": null}'
     )
     assert stored == SiteSettings(report_threshold=3, edit_window_seconds=None)
     assert stored.given() == {"report_threshold": 3, "edit_window_seconds": None}

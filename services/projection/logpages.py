@@ -1,0 +1,374 @@
+"""Pages and comments of a thread from the log alone, without a view.
+
+What `as_of` shows, what readers of a long thread are given while its view is built, and what there is to read
+while Redis is away. A thread is its last snapshot and the events behind it, folded together in memory: of the
+snapshot a page loads the segments that it touches, of the log the events that hold its texts. Readers who ask
+for the same thread share all of that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final, TypeVar
+from uuid import UUID
+
+from schema.events.envelope import Recorded
+from services.core.page import PageRequest, Picked, Selection
+from services.core.picking import Drafted, Picker
+from services.core.segments import EMPTY, SEGMENT, Columns, Key, Missing
+from services.core.snapshot import SnapshotBroken, decode
+from services.core.steps import Unfoldable, fold, read_payloads
+from services.core.structure import Step, Structure
+from services.core.thread import Comment, CommentState
+from services.errors import (
+    CommentNotFound,
+    Overloaded,
+    ParentNotFound,
+    ThreadParked,
+    Unavailable,
+    VersionNotReached,
+)
+from services.eventlog.keys import Keyring
+from services.eventlog.log import EventLog
+from services.eventlog.snapshots import LAST, Snapshots
+from services.projection.fold import OFF_LOOP, Texts
+from services.readmodel.records import Head
+
+_log = logging.getLogger(__name__)
+
+_R = TypeVar("_R")
+
+CHUNK: Final = 5_000
+"""Events read and folded together."""
+
+KEPT: Final = 32
+"""Threads that stay in memory between two readers."""
+
+KEPT_BYTES: Final = 64 << 20
+"""What they take together, about, beside the one that was asked for last."""
+
+RENEWED: Final = 10_000
+"""Folded on by so many events, a thread in memory is put on a later snapshot, if there is one."""
+
+_SEGMENT_BYTES: Final = 8 * SEGMENT
+_COMMENT_BYTES: Final = 150
+_TRIES: Final = 5
+_FOLDS: Final = 4
+_WAITING: Final = 200
+
+_NOTHING: Final = Selection(picked=(), roots=0, more=False)
+
+
+class _Gone(Exception):
+    """What is kept of a thread is not in the log any more, or its snapshot not in the database."""
+
+
+@dataclass(slots=True)
+class _Thread:
+    """A thread in memory. Who folds it or picks from it holds `lock`."""
+
+    structure: Structure
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    stopped: Unfoldable | None = None
+    renewed: int = 0
+    """The version at which a later snapshot was last looked for."""
+
+    @property
+    def weight(self) -> int:
+        """About how many bytes it takes."""
+        structure = self.structure
+        loaded = len(structure.segments) * _SEGMENT_BYTES
+        return loaded + (structure.size - structure.base.size) * _COMMENT_BYTES
+
+
+class LogPages:
+    """Reads threads from the log."""
+
+    def __init__(self, log: EventLog, keyring: Keyring, snapshots: Snapshots) -> None:
+        self._log = log
+        self._texts = Texts(log, keyring)
+        self._snapshots = snapshots
+        self._threads: OrderedDict[tuple[UUID, int | None], _Thread] = OrderedDict()
+        self._asking: dict[tuple[UUID, PageRequest, int | None], asyncio.Task[tuple[Head, Selection]]] = {}
+        self._slots = asyncio.Semaphore(_FOLDS)
+        self._waiting = 0
+
+    async def head(self, stream_id: UUID, to: int | None = None) -> Head | None:
+        """The thread's head at version `to`, or now; None for a thread without events.
+
+        `stale` where an event cannot be folded: it is the head before that one. Raises VersionNotReached,
+        ThreadParked where that event is not after `to`.
+        """
+        if to == 0:
+            return None
+        head, _ = await self._asked(stream_id, to, lambda _: None)
+        return head if head.version else None
+
+    async def page(
+        self, stream_id: UUID, request: PageRequest, to: int | None = None
+    ) -> tuple[Head | None, Selection]:
+        """A page of the thread as it was at version `to`, or as it is; the head is None where it is empty.
+
+        Who asks for the same at the same moment is given the same. Raises as `head`, ParentNotFound,
+        CommentNotFound where the comment in focus is none, CursorInvalid; Overloaded, Unavailable.
+        """
+        asked = (stream_id, request, to)
+        running = self._asking.get(asked)
+        if running is None:
+            running = asyncio.create_task(self._page(stream_id, request, to))
+            self._asking[asked] = running
+            running.add_done_callback(lambda done: self._answered(asked, done))
+        head, selection = await asyncio.shield(running)
+        return (head, selection) if head.version else (None, selection)
+
+    def _answered(
+        self, asked: tuple[UUID, PageRequest, int | None], done: asyncio.Task[tuple[Head, Selection]]
+    ) -> None:
+        del self._asking[asked]
+        if not done.cancelled():
+            done.exception()  # those who asked may all have gone
+
+    async def comment(
+        self, stream_id: UUID, comment_id: UUID, to: int | None = None
+    ) -> tuple[Head, Picked, tuple[UUID, ...]]:
+        """One comment, and its last 32 ancestors, root first. Raises as `head`, CommentNotFound."""
+        posted = None if to == 0 else await self._snapshots.posted(stream_id, comment_id)
+        if posted is None:
+            raise CommentNotFound(comment_id)
+        try:
+            head, (drafted, above) = await self._asked(stream_id, to, lambda picker: picker.comment(posted))
+        except LookupError:
+            raise CommentNotFound(comment_id) from None
+        [picked] = await self._rendered(stream_id, [drafted])
+        return head, picked, await self._ids(stream_id, above)
+
+    async def version_at(self, stream_id: UUID, when: datetime) -> int:
+        """The last version of the thread that was recorded at this time or before; 0 where there is none."""
+        return await self._snapshots.version_at(stream_id, when)
+
+    async def states(self, comment_ids: Iterable[UUID]) -> dict[UUID, CommentState]:
+        """The states that these comments have now."""
+        found = await self._snapshots.states(comment_ids)
+        return {comment_id: CommentState(state) for comment_id, state in found.items()}
+
+    async def _page(self, stream_id: UUID, request: PageRequest, to: int | None) -> tuple[Head, Selection]:
+        named = request.parent_id if request.focus is None else request.focus
+        posted = None if named is None or to == 0 else await self._snapshots.posted(stream_id, named)
+        if named is not None and posted is None:
+            raise _not_there(request, named)
+        if to == 0:
+            return _NOWHERE, _NOTHING
+        try:
+            head, draft = await self._asked(stream_id, to, lambda picker: picker.page(request, posted))
+        except LookupError:
+            assert named is not None
+            raise _not_there(request, named) from None
+        return head, Selection(
+            picked=tuple(await self._rendered(stream_id, draft.drafted)),
+            roots=draft.roots,
+            more=draft.more,
+            parent=draft.parent,
+            ancestors=await self._ids(stream_id, draft.ancestors),
+            pathed=draft.pathed,
+        )
+
+    async def _asked(self, stream_id: UUID, to: int | None, ask: Callable[[Picker], _R]) -> tuple[Head, _R]:
+        """What `ask` picks from the thread at version `to`, and its head."""
+        for _ in range(_TRIES):
+            try:
+                thread = await self._thread(stream_id, to)
+                async with thread.lock:
+                    await self._advance(thread, stream_id, to)
+                    head = _head_of(thread)
+                    if to is not None and head.version < to:
+                        if thread.stopped is not None:
+                            raise ThreadParked(stream_id, head.version)
+                        raise VersionNotReached(to, head.version)
+                    found = await self._pick(thread, stream_id, ask)
+                    self._bound()
+                    return head, found
+            except SnapshotBroken as error:
+                _log.warning("a snapshot of %s is removed: %s", stream_id, error)
+                await self._snapshots.remove(stream_id, await self._snapshots.versions(stream_id))
+                self._forget(stream_id)
+            except _Gone:
+                self._forget(stream_id)
+        raise Unavailable(f"thread {stream_id} cannot be read from the log")
+
+    async def _pick(self, thread: _Thread, stream_id: UUID, ask: Callable[[Picker], _R]) -> _R:
+        structure = thread.structure
+        picker = Picker(structure)
+        while True:
+            try:
+                # Where much came since the snapshot, much is counted and ordered.
+                if structure.size - structure.base.size > OFF_LOOP:
+                    return await asyncio.to_thread(ask, picker)
+                return ask(picker)
+            except Missing as error:
+                await self._load(thread, stream_id, error.keys)
+
+    # --- threads in memory ------------------------------------------------------------------------------
+
+    async def _thread(self, stream_id: UUID, to: int | None) -> _Thread:
+        name = (stream_id, to)
+        kept = self._threads.get(name)
+        if kept is None or kept.structure.version > kept.renewed + RENEWED:
+            base = await self._snapshots.at(stream_id, LAST if to is None else to)
+            # Another reader may have been here meanwhile.
+            kept = self._threads.get(name)
+            if kept is None or (base is not None and base.version > kept.structure.base.version):
+                kept = self._threads[name] = _Thread(Structure(base or EMPTY))
+            kept.renewed = max(kept.structure.version, kept.structure.base.version)
+        self._threads.move_to_end(name)
+        return kept
+
+    def _forget(self, stream_id: UUID) -> None:
+        for name in [name for name in self._threads if name[0] == stream_id]:
+            del self._threads[name]
+
+    def _bound(self) -> None:
+        weight = sum(thread.weight for thread in self._threads.values())
+        while len(self._threads) > 1 and (len(self._threads) > KEPT or weight > KEPT_BYTES):
+            _, dropped = self._threads.popitem(last=False)
+            weight -= dropped.weight
+
+    async def _advance(self, thread: _Thread, stream_id: UUID, to: int | None) -> None:
+        """Fold what the log has by now, up to `to`. Raises _Gone where it has another story."""
+        structure = thread.structure
+        if structure.version == to:
+            return
+        end = LAST if to is None else to
+        # What stopped it may be gone by now.
+        limit = CHUNK if thread.stopped is None else 1
+        async with self._slot(structure.version == structure.base.version):
+            while True:
+                # The event at the present version comes along, to see that it is the same.
+                after = structure.version
+                steps = await self._snapshots.steps(stream_id, after - 1, end, limit + 1)
+                if after:
+                    if not steps or steps[0].version != after or steps[0].hash != structure.last_hash:
+                        raise SnapshotBroken("another story") if structure.base.version == after else _Gone
+                    steps = steps[1:]
+                await self._fold(thread, stream_id, steps)
+                if len(steps) < limit or thread.stopped is not None:
+                    return
+                limit = CHUNK
+
+    async def _fold(self, thread: _Thread, stream_id: UUID, steps: list[Step]) -> None:
+        structure = thread.structure
+        payloads, stopped = await _off_loop(len(steps), read_payloads, steps)
+        while payloads:
+            if missing := structure.lacks(payloads):
+                await self._load(thread, stream_id, missing)
+            before = structure.version
+            try:
+                await _off_loop(len(payloads), fold, structure, steps, payloads)
+                break
+            except Missing as error:
+                done = structure.version - before
+                steps, payloads = steps[done:], payloads[done:]
+                await self._load(thread, stream_id, error.keys)
+            except Unfoldable as error:
+                stopped = error
+                break
+        if stopped is not None:
+            _log.warning("%s is read as it was before version %d: %s", stream_id, stopped.version, stopped)
+        thread.stopped = stopped
+
+    async def _load(self, thread: _Thread, stream_id: UUID, keys: Iterable[Key]) -> None:
+        wanted = set(keys)
+        version = thread.structure.base.version
+        found = await self._snapshots.segments(stream_id, version, wanted)
+        if lost := wanted - found.keys():
+            if version not in await self._snapshots.versions(stream_id):
+                raise _Gone  # a later one has taken its place
+            raise SnapshotBroken(f"it lacks {min(lost)}")
+        decoded = await _off_loop(len(found) * 10, _decoded, found)
+        try:
+            for key, columns in decoded.items():
+                thread.structure.load(key, columns)
+        except (ValueError, IndexError) as error:
+            raise SnapshotBroken(str(error)) from error
+
+    @asynccontextmanager
+    async def _slot(self, cold: bool) -> AsyncIterator[None]:  # noqa: FBT001 - said by its name
+        """One of the few places for threads that are folded from far behind."""
+        if not cold:
+            yield
+            return
+        if self._waiting >= _WAITING:
+            raise Overloaded("the queue of threads to fold")
+        self._waiting += 1
+        try:
+            async with self._slots:
+                yield
+        finally:
+            self._waiting -= 1
+
+    # --- texts ------------------------------------------------------------------------------------------
+
+    async def _rendered(self, stream_id: UUID, drafted: Iterable[Drafted]) -> list[Picked]:
+        """With ids, authors and texts, from the events that posted and edited the comments."""
+        page = list(drafted)
+        if not page:
+            return []
+        versions = {one.comment.posted for one in page} | {one.comment.text_version for one in page}
+        events = {e.version: e for e in await self._log.events_at(stream_id, sorted(versions))}
+        comments = [_named(one.comment, events) for one in page]
+        nodes = await self._texts.nodes(stream_id, comments, events=events, known={})
+        return [
+            Picked(c.posted, one.parent, nodes[c.posted], one.children, one.descendants, one.shown, one.score)
+            for c, one in zip(comments, page, strict=True)
+        ]
+
+    async def _ids(self, stream_id: UUID, versions: tuple[int, ...]) -> tuple[UUID, ...]:
+        if not versions:
+            return ()
+        ids = await self._snapshots.ids(stream_id, versions)
+        return tuple(ids[version] for version in versions)
+
+
+_NOWHERE: Final = Head(version=0, hash=b"")
+
+
+def _named(comment: Comment, events: dict[int, Recorded]) -> Comment:
+    posting = events[comment.posted]
+    comment.id = posting.event_id
+    comment.author_id = None if comment.state is CommentState.ERASED else posting.actor_id
+    return comment
+
+
+def _decoded(found: dict[Key, bytes]) -> dict[Key, Columns]:
+    return {key: decode(key[0], data) for key, data in found.items()}
+
+
+def _head_of(thread: _Thread) -> Head:
+    structure = thread.structure
+    return Head(
+        version=structure.version,
+        hash=structure.last_hash,
+        site=structure.site,
+        key=structure.key,
+        title=structure.title,
+        url=structure.url,
+        described_by=structure.described_by,
+        closed=structure.closed,
+        visible=structure.visible,
+        stale=thread.stopped is not None,
+    )
+
+
+def _not_there(request: PageRequest, named: UUID) -> ParentNotFound | CommentNotFound:
+    return ParentNotFound(named) if request.focus is None else CommentNotFound(named)
+
+
+async def _off_loop(size: int, function: Callable[..., _R], *arguments: object) -> _R:
+    if size <= OFF_LOOP:
+        return function(*arguments)
+    return await asyncio.to_thread(function, *arguments)
