@@ -23,12 +23,15 @@ def comment_id(posted: int) -> UUID:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """A comment to make: below which posting version, how many seconds after START, in which state."""
+    """A comment to make: below which posting version, how many seconds after START, in which state, by
+    whom, with how many votes."""
 
     parent: int = 0
     second: float = 0
     state: CommentState = CommentState.VISIBLE
     author: str | None = "u-1"
+    up: int = 0
+    down: int = 0
 
 
 def thread_of(said: Iterable[Said], *, step: int = 1) -> ThreadState:
@@ -51,6 +54,8 @@ def add(thread: ThreadState, said: Said, posted: int) -> Comment:
         author_id=said.author,
         state=said.state,
         version=posted,
+        up=said.up,
+        down=said.down,
     )
     thread.comments[comment.id] = comment
     thread.visible += comment.state is CommentState.VISIBLE

@@ -8,6 +8,8 @@ from typing import Any
 import asyncpg
 from redis.asyncio import Redis
 
+from services.readmodel.frames import FrameDamaged, Frames
+
 
 async def in_postgres(pool: asyncpg.Pool[Any], needles: Iterable[str]) -> list[str]:
     """The tables, each with the needle, in whose rows one of these texts stands, in any column, as text or as
@@ -33,7 +35,7 @@ async def in_postgres(pool: asyncpg.Pool[Any], needles: Iterable[str]) -> list[s
 
 async def in_redis(url: str, needles: Iterable[str]) -> list[str]:
     """The keys of one Redis database that hold one of these texts: in their name, in any element of what they
-    are (compressed by nobody), or in the bytes that DUMP gives."""
+    are, as it is or unpacked, or in the bytes that DUMP gives."""
     found = []
     client = Redis.from_url(url)
     try:
@@ -57,6 +59,7 @@ async def _elements(client: Redis, name: bytes) -> list[bytes]:
             everything = [await client.get(name)]
         case b"hash":
             everything = [part for pair in (await client.hgetall(name)).items() for part in pair]
+            everything += [_unpacked(part) for part in everything]
         case b"zset":
             everything = await client.zrange(name, 0, -1)
         case b"list":
@@ -68,3 +71,11 @@ async def _elements(client: Redis, name: bytes) -> list[bytes]:
         case _:
             raise AssertionError(f"nobody looks into a {kind!r}")
     return list(everything)
+
+
+def _unpacked(part: bytes) -> bytes:
+    """The node, if this is one as the views store it."""
+    try:
+        return Frames().unpack(part)
+    except FrameDamaged:
+        return b""

@@ -10,9 +10,11 @@ import base64
 import binascii
 import hmac
 import struct
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
+from schema.events.envelope import EPOCH, micros
 from services.core.page import Place
 from services.core.ranking import Sort
 from services.errors import CursorInvalid
@@ -29,6 +31,7 @@ _SORTS: Final[dict[Sort, bytes]] = {
 }
 _PLACE: Final = struct.Struct(">IId")
 _NUMBER: Final = struct.Struct(">Q")
+_DATED: Final = struct.Struct(">q16s")
 
 
 class Cursors:
@@ -63,6 +66,15 @@ class Cursors:
     def identity(self, scope: bytes, cursor: str) -> UUID:
         """The id in a cursor of the list that `scope` names. Raises CursorInvalid."""
         return UUID(bytes=self._open(b"i" + scope, cursor, 16))
+
+    def dated(self, scope: bytes, when: datetime, last: UUID) -> str:
+        """Goes on after the item with the id `last` of the time `when`, of the list that `scope` names."""
+        return self._seal(b"d" + scope, _DATED.pack(micros(when), last.bytes))
+
+    def date(self, scope: bytes, cursor: str) -> tuple[datetime, UUID]:
+        """Time and id in a cursor of the list that `scope` names. Raises CursorInvalid."""
+        since, last = _DATED.unpack(self._open(b"d" + scope, cursor, _DATED.size))
+        return EPOCH + timedelta(microseconds=since), UUID(bytes=last)
 
     def _seal(self, scope: bytes, payload: bytes) -> str:
         return base64.urlsafe_b64encode(_VERSION + payload + self._mac(scope, payload)).rstrip(b"=").decode()

@@ -42,6 +42,8 @@ LETTERS: Final = {
     CommentState.DELETED: b"d",
     CommentState.ERASED: b"e",
 }
+_ITS_AUTHORS: Final = frozenset({LETTERS[CommentState.HELD], LETTERS[CommentState.HIDDEN]})
+"""States in which the text is for the comment's author, beside moderators."""
 _STATES: Final = {letter: state for state, letter in LETTERS.items()}
 
 
@@ -168,6 +170,15 @@ def written_by(raw: bytes, author_id: str) -> bool:
     """Whether this author wrote the node's comment."""
     author = orjson.loads(b"{%b}" % raw[MEMBERS:])["author"]
     return author is not None and author["id"] == author_id
+
+
+def hidden_author(raw: bytes) -> str | None:
+    """Who alone sees the text of the node's comment; None where all do, where nobody does, or where it has no
+    author any more."""
+    if raw[STATE:MEMBERS] not in _ITS_AUTHORS:
+        return None
+    author = orjson.loads(b"{%b}" % raw[MEMBERS:])["author"]
+    return None if author is None else str(author["id"])
 
 
 def text_fragment(body: str) -> bytes:

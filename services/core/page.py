@@ -16,7 +16,8 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 from schema.events.envelope import micros
-from services.core.ranking import RankedSort, Sort, score
+from services.core.node import hidden_author
+from services.core.ranking import RANKED, RankedSort, Sort, score
 from services.core.thread import PATH_LENGTH, Comment, CommentState, ThreadState
 from services.errors import CommentNotFound, CursorInvalid, ParentNotFound
 
@@ -72,6 +73,8 @@ class Selection:
 
     `ancestors` are the last 32 ids above the page's top, root first, the parent's own included. The first
     `pathed` comments stand there for what is below them: each shows the one next to it, out of order.
+    `overlay` are the authors who may see more of this thread than everybody, as text of theirs is not public;
+    None where there are very many of them, or where whoever picked the page does not know.
     """
 
     picked: tuple[Picked, ...]
@@ -80,21 +83,40 @@ class Selection:
     parent: int = 0
     ancestors: tuple[UUID, ...] = ()
     pathed: int = 0
+    overlay: frozenset[str] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """All that a view holds about the comment posted at `posted`, to compare two views by.
+class Row(NamedTuple):
+    """One thing that a view holds, to compare two views by.
 
-    `known_as` is the posting version that its id leads to, `children` are its replies in order, each with its
-    time in microseconds. The row with `posted` 0 holds the roots, and in `known_as` the number of ids.
+    `kind` and what `value` is there:
+
+    - "nodes", by posting version: (parent, created_at in microseconds, node)
+    - "ids", by id: posting version
+    - "descendants", by posting version: (children, comments below, sorts in which a child has a score, the
+      first children by time)
+    - "overlay", by posting version: the author who alone sees its text
+    - "size", at 0: how many nodes, ids, descendants and overlay there are, and roots in each list
+    - "order", "best", "controversial", "replies", by the parent's posting version (0: the roots): the posting
+      versions of those who have a place in the list, in order, each with its time in microseconds, or with
+      its score and then its time
     """
 
-    posted: int
-    raw: bytes
-    known_as: int
-    descendants: int
-    children: tuple[tuple[int, float], ...]
+    kind: str
+    at: int | UUID | bytes
+    value: object
+
+    @property
+    def key(self) -> tuple[str, int | UUID | bytes]:
+        """What it is the value of."""
+        return self.kind, self.at
+
+
+FIRST: Final = 5
+"""Replies that a view names beside their number, so that most pages need not look them up."""
+
+OVERLAY: Final = 1000
+"""Comments whose text is not public, in the overlay that a page is given with; of more it has none."""
 
 
 class FoldIndex:
@@ -119,6 +141,8 @@ class FoldIndex:
             self._children.setdefault(comment.parent, []).append(comment.posted)
         for children in self._children.values():
             children.sort(key=self._times.__getitem__)  # stable: of equal times the first posted comes first
+        hidden = [c.author_id for c in placed if c.state is CommentState.HIDDEN and c.author_id is not None]
+        self.overlay = frozenset(hidden) if len(hidden) <= OVERLAY else None
         for comment in reversed(placed):  # a reply is posted after its parent
             if comment.parent:
                 below = self.descendants.get(comment.posted, 0) + 1
@@ -151,6 +175,7 @@ class FoldIndex:
             more=len(self._children.get(parent, ())) > start + len(top),
             parent=parent,
             ancestors=tuple(ancestors[-PATH_LENGTH:]),
+            overlay=self.overlay,
         )
 
     def _focused(self, request: PageRequest, comment_id: UUID) -> Selection:
@@ -170,6 +195,7 @@ class FoldIndex:
             parent=comment.parent,
             ancestors=tuple(self._path(comment)[:-1][-PATH_LENGTH:]),
             pathed=len(chain) - 1,
+            overlay=self.overlay,
         )
 
     def _filled(self, request: PageRequest, order: list[tuple[int, int]], pathed: int) -> tuple[Picked, ...]:
@@ -202,15 +228,35 @@ class FoldIndex:
         """The replies to the comment posted at this version (0: the roots), oldest first."""
         return self._children.get(posted, ())
 
-    def placed(self) -> Iterator[Placed]:
-        """Every row that a view of this thread holds."""
-        yield Placed(0, b"", len(self.comments), 0, self._scored(0))
-        for posted in self.comments:
-            below = self.descendants.get(posted, 0)
-            yield Placed(posted, self._nodes[posted], posted, below, self._scored(posted))
-
-    def _scored(self, posted: int) -> tuple[tuple[int, float], ...]:
-        return tuple((child, self._times[child]) for child in self.children(posted))
+    def rows(self) -> Iterator[Row]:
+        """Everything that a view of this thread holds, beside its head."""
+        hidden = 0
+        for posted, comment in self.comments.items():
+            raw = self._nodes[posted]
+            yield Row("nodes", posted, (comment.parent, micros(comment.created_at), raw))
+            yield Row("ids", comment.id, posted)
+            if (author := hidden_author(raw)) is not None:
+                hidden += 1
+                yield Row("overlay", posted, author)
+        roots = [len(self.children(0)), 0, 0, 0]
+        for parent, children in self._children.items():
+            yield Row("order", parent, tuple((child, self._times[child]) for child in children))
+            scored: list[RankedSort] = []
+            for number, sort in enumerate(RANKED, 1):
+                scores = [(child, self.score(child, sort)) for child in self._ranked(parent, sort)]
+                places = tuple((child, score, self._times[child]) for child, score in scores if score)
+                if places:
+                    yield Row(sort, parent, places)
+                    scored.append(sort)
+                if not parent:
+                    roots[number] = len(places)
+            if parent:
+                below = self.descendants[parent]
+                yield Row(
+                    "descendants", parent, (len(children), below, tuple(scored), tuple(children[:FIRST]))
+                )
+        count, parents = len(self.comments), len(self._children) - (0 in self._children)
+        yield Row("size", 0, " ".join(map(str, (count, count, parents, hidden, *roots))))
 
     def _placed(self, comment_id: UUID) -> Comment | None:
         comment = self.thread.comments.get(comment_id)

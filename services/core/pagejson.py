@@ -21,11 +21,13 @@ _ERASED: Final = ord(LETTERS[CommentState.ERASED])
 _ITS_AUTHORS: Final = frozenset({ord(LETTERS[CommentState.HELD]), ord(LETTERS[CommentState.HIDDEN])})
 """States whose text is for the comment's author too."""
 
-_NO_LINK: Final = b'"pinned":false,"permalink":null,'
+_NO_LINK: Final = (b'"pinned":false,"permalink":null,',)
 _NO_REPLIES: Final = b',"replies":{"items":[],"after":null,"more":0}}'
+_NOTHING_BELOW: Final = b'0,"descendants":0,'
 
 CursorMaker = Callable[[int, int, float], str]
-"""(the list's parent's posting version, the last shown comment's, its score) to the cursor behind it."""
+"""(the list's parent's posting version, the last shown comment's, its score) to the cursor behind it, in
+letters that stand in JSON as they are."""
 
 
 class ThreadMeta(Protocol):
@@ -81,7 +83,7 @@ def page_json(
 ) -> bytes:
     """The page for this reader. `comment_url` is the site's, with `{url}` and `{id}` in it."""
     writer = _Writer(thread, comment_url, reader)
-    picked = selection.picked
+    picked, pathed, link = selection.picked, selection.pathed, writer.link
     # Breadth first: the replies shown below each comment follow one another, in the order of the comments.
     first_reply = []
     place = selection.roots
@@ -89,37 +91,42 @@ def page_json(
         first_reply.append(place)
         place += comment.shown
 
-    def listed(begin: int, end: int, path: Sequence[bytes]) -> bytes:
+    # This is most of what an answer costs: no call for a comment that a branch will do for, and all pieces
+    # joined once.
+    pieces = [b'{"thread":', thread_json(thread), b',"comments":[']
+    add = pieces.extend
+
+    def listed(begin: int, end: int, path: Sequence[bytes]) -> None:
         """A list's comments. At most 44 calls deep: a path of 32 and the levels of a page."""
         place = writer.place(path)
-        items = []
+        leaf = place + _NOTHING_BELOW
         for index in range(begin, end):
-            comment = picked[index]
-            opened = writer.comment(comment, place)
-            children, shown = comment.children, comment.shown
+            posted, _, raw, children, below, shown, _ = picked[index]
+            members = raw[MEMBERS:] if raw[STATE] == _VISIBLE else writer.members(raw)
             if children == 0:
-                items.append(opened + _NO_REPLIES)
-                continue
-            replies, after, more = b"", b"null", children - shown
-            if shown:
-                first = first_reply[index]
-                below = (*path, b'"%b"' % comment.raw[ID])[-PATH_LENGTH:]
-                replies = listed(first, first + shown, below)
-                if more > 0 and index >= selection.pathed:
-                    last = picked[first + shown - 1]
-                    after = orjson.dumps(cursor(comment.posted, last.posted, last.score))
-            items.append(
-                b'%b,"replies":{"items":[%b],"after":%b,"more":%d}}' % (opened, replies, after, more)
-            )
-        return b",".join(items)
+                add((leaf, raw[ID].join(link), members, _NO_REPLIES))
+            else:
+                counts = b'%d,"descendants":%d,' % (children, below)
+                add((place, counts, raw[ID].join(link), members, b',"replies":{"items":['))
+                after, more = b"null", children - shown
+                if shown:
+                    first = first_reply[index]
+                    listed(first, first + shown, (*path, b'"%b"' % raw[ID])[-PATH_LENGTH:])
+                    if more > 0 and index >= pathed:
+                        last = picked[first + shown - 1]
+                        after = b'"%b"' % cursor(posted, last.posted, last.score).encode()
+                pieces.append(b'],"after":%b,"more":%d}}' % (after, more))
+            if index == begin:  # from the second on
+                place, leaf = b"," + place, b"," + leaf
 
     path = [b'"%b"' % str(ancestor).encode() for ancestor in selection.ancestors]
-    comments = listed(0, selection.roots, path)
+    listed(0, selection.roots, path)
     after = b"null"
     if selection.more and selection.roots:
         last = picked[selection.roots - 1]
-        after = orjson.dumps(cursor(selection.parent, last.posted, last.score))
-    return b'{"thread":%b,"comments":[%b],"after":%b}' % (thread_json(thread), comments, after)
+        after = b'"%b"' % cursor(selection.parent, last.posted, last.score).encode()
+    add((b'],"after":', after, b"}"))
+    return b"".join(pieces)
 
 
 def comment_json(
@@ -132,44 +139,50 @@ def comment_json(
 ) -> bytes:
     """One comment for this reader, below the ancestors `path` (at most 32, root first)."""
     writer = _Writer(thread, comment_url, reader)
-    return writer.comment(picked, writer.place([b'"%b"' % str(one).encode() for one in path])) + b"}"
+    return b'%b%d,"descendants":%d,%b%b}' % (
+        writer.place([b'"%b"' % str(one).encode() for one in path]),
+        picked.children,
+        picked.descendants,
+        picked.raw[ID].join(writer.link),
+        writer.members(picked.raw),
+    )
 
 
 class _Writer:
     """What all comments of one answer have in common."""
 
-    __slots__ = ("_key", "_permalink", "_reader")
+    __slots__ = ("_key", "_reader", "link")
 
     def __init__(self, thread: ThreadMeta, comment_url: str, reader: Reader) -> None:
         self._key = orjson.dumps(thread.key)
         self._reader = reader
-        self._permalink: list[bytes] | None = None
+        self.link: Sequence[bytes] = _NO_LINK
+        """The pieces of `pinned` and `permalink` that a comment's id stands between."""
         if thread.url is not None:
             # Split before the url goes in: a url may itself hold "{id}".
             pieces = [piece.replace("{url}", thread.url) for piece in comment_url.split("{id}")]
-            self._permalink = [orjson.dumps(piece)[1:-1] for piece in pieces]
+            link = [orjson.dumps(piece)[1:-1] for piece in pieces]
+            link[0] = b'"pinned":false,"permalink":"' + link[0]
+            link[-1] += b'",'
+            self.link = link
 
     def place(self, path: Sequence[bytes]) -> bytes:
         """What the comments right below this path, of quoted ids, begin with."""
         above = path[-1] if path else b"null"
         return b'{"thread":%b,"parent_id":%b,"path":[%b],"children":' % (self._key, above, b",".join(path))
 
-    def comment(self, picked: Picked, place: bytes) -> bytes:
-        """The comment's JSON object without the closing brace."""
-        raw = picked.raw
-        members = raw[MEMBERS:]
-        if raw[STATE] != _VISIBLE and not self._sees(raw):
-            members = without_text(raw)
-        link = _NO_LINK
-        if self._permalink is not None:
-            link = b'"pinned":false,"permalink":"%b",' % raw[ID].join(self._permalink)
-        return b'%b%d,"descendants":%d,%b%b' % (place, picked.children, picked.descendants, link, members)
+    def members(self, raw: bytes) -> bytes:
+        """The node's members as this reader sees them."""
+        return raw[MEMBERS:] if is_shown(raw, self._reader) else without_text(raw)
 
-    def _sees(self, raw: bytes) -> bool:
-        state = raw[STATE]
-        if state == _ERASED:
-            return False
-        if self._reader.moderator:
-            return True
-        author_id = self._reader.author_id
-        return author_id is not None and state in _ITS_AUTHORS and written_by(raw, author_id)
+
+def is_shown(raw: bytes, reader: Reader) -> bool:
+    """Whether the text of a node's comment is for this reader, in the state that the node tells."""
+    state = raw[STATE]
+    if state == _VISIBLE:
+        return True
+    if state == _ERASED:
+        return False
+    if reader.moderator:
+        return True
+    return reader.author_id is not None and state in _ITS_AUTHORS and written_by(raw, reader.author_id)

@@ -40,6 +40,8 @@ class Folded:
     touched: dict[int, Comment] = field(default_factory=dict)
     added: list[Comment] = field(default_factory=list)
     descendants: dict[int, int] = field(default_factory=dict)
+    voted: set[int] = field(default_factory=set)
+    """Those whose votes changed."""
 
 
 def verify_chain(previous: bytes, version: int, events: Iterable[Recorded]) -> None:
@@ -107,6 +109,8 @@ def fold(thread: ThreadState, parents: dict[int, int], events: Sequence[Recorded
         if comment is None:
             continue
         folded.touched[comment.posted] = comment
+        if event.type == "CommentVoted":
+            folded.voted.add(comment.posted)
         if comment.posted != event.version:
             continue
         folded.added.append(comment)

@@ -7,6 +7,7 @@ writes go on meanwhile.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import fields
 from typing import Any, Final
 from uuid import UUID
@@ -15,13 +16,15 @@ import asyncpg
 
 from schema.events.envelope import EPOCH
 from services.core.node import Node, decode
-from services.core.page import FoldIndex, Placed
+from services.core.page import FoldIndex, Row
 from services.core.site import SiteState, evolve_site
 from services.core.thread import ThreadState
 from services.errors import StreamBroken, Unavailable
 from services.eventlog import state
 from services.eventlog.log import EventLog
+from services.eventlog.snapshots import Snapshots
 from services.eventlog.state import Difference
+from services.projection import snapshotcheck
 from services.projection.advance import Projector
 from services.projection.fold import verify_chain
 from services.readmodel.records import Head
@@ -45,6 +48,7 @@ class Verifier:
         """
         found = list(await self._decision(stream_id))
         found.extend(await self._view(stream_id))
+        found.extend(await snapshotcheck.differences(Snapshots(self._pool), stream_id))
         return found
 
     async def site(self, stream_id: UUID) -> list[Difference]:
@@ -93,7 +97,7 @@ class Verifier:
             head = await views.head(stream_id)
             if head is None:
                 return []
-            stored = {placed.posted: placed async for placed in views.dump(stream_id, head.build)}
+            stored = {row.key: row async for row in views.dump(stream_id, head.build)}
             if await views.head(stream_id) == head:
                 index = await self._projector.index(stream_id, to=head.version)
                 return [*_heads(head, index), *_compare(stored, index)]
@@ -108,40 +112,42 @@ def _heads(head: Head, index: FoldIndex) -> Iterator[Difference]:
             yield Difference("view head", name, before, after)
 
 
-def _compare(stored: dict[int, Placed], index: FoldIndex) -> Iterator[Difference]:
-    replayed = {placed.posted: placed for placed in index.placed()}
-    for posted in sorted(stored.keys() | replayed.keys()):
-        before, after = stored.get(posted), replayed.get(posted)
+def _compare(stored: dict[tuple[str, int | UUID | bytes], Row], index: FoldIndex) -> Iterator[Difference]:
+    replayed = {row.key: row for row in index.rows()}
+    for key in sorted(stored.keys() | replayed.keys(), key=str):
+        kind, at = key
+        before, after = stored.get(key), replayed.get(key)
         if before == after:
             continue
-        if before is None or after is None:
-            yield Difference("view nodes", str(posted), _there(before), _there(after))
-            continue
-        yield from _placed(str(posted), before, after)
+        if before is not None and after is not None and kind == "nodes":
+            yield from _nodes(str(at), before.value, after.value)
+        else:
+            yield Difference(f"view {kind}", str(at), _value(before), _value(after))
 
 
-def _placed(path: str, before: Placed, after: Placed) -> Iterator[Difference]:
-    if before.known_as != after.known_as:
-        yield Difference("view ids", path, before.known_as, after.known_as)
-    if before.descendants != after.descendants:
-        yield Difference("view descendants", path, before.descendants, after.descendants)
-    if before.children != after.children:
-        yield Difference("view order", path, before.children, after.children)
-    if before.raw != after.raw:
-        yield from _nodes(path, before.raw, after.raw)
+def _nodes(path: str, before: object, after: object) -> Iterator[Difference]:
+    match before, after:
+        case (int(was_below), int(was_at), bytes(was)), (int(below), int(at), bytes(raw)):
+            if (was_below, was_at) != (below, at):
+                yield Difference("view nodes", f"{path}.place", (was_below, was_at), (below, at))
+            if was != raw:
+                yield from _fields(path, was, raw)
+        case _:
+            yield Difference("view nodes", path, before, after)
 
 
-def _nodes(path: str, before: bytes, after: bytes) -> Iterator[Difference]:
-    try:
+def _fields(path: str, before: bytes, after: bytes) -> Iterator[Difference]:
+    told = False
+    with suppress(ValueError):
         stored, replayed = decode(before), decode(after)
-    except ValueError:
+        for one in fields(Node):
+            was, is_ = getattr(stored, one.name), getattr(replayed, one.name)
+            if was != is_:
+                told = True
+                yield Difference("view nodes", f"{path}.{one.name}", was, is_)
+    if not told:  # what no field shows, as the order of the members
         yield Difference("view nodes", path, before, after)
-        return
-    for one in fields(Node):
-        was, is_ = getattr(stored, one.name), getattr(replayed, one.name)
-        if was != is_:
-            yield Difference("view nodes", f"{path}.{one.name}", was, is_)
 
 
-def _there(placed: Placed | None) -> str:
-    return "no comment" if placed is None else "a comment"
+def _value(row: Row | None) -> object:
+    return None if row is None else row.value

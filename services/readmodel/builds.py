@@ -22,6 +22,7 @@ from redis.exceptions import OutOfMemoryError
 
 from services.errors import Unavailable
 from services.readmodel import keys
+from services.readmodel.frames import Frames
 from services.readmodel.lua import NOBODY, Scripts, changed, described, expectation
 from services.readmodel.records import Changes, Head, Outcome
 
@@ -46,16 +47,11 @@ class Build:
         self._redis = redis
         self._scripts = scripts
         self._stream_id = stream_id
-        self._keys = [
-            keys.head(stream_id),
-            keys.nodes(stream_id, self.token),
-            keys.ids(stream_id, self.token),
-            keys.descendants(stream_id, self.token),
-            keys.children(stream_id, self.token),
-        ]
+        self._unfinished = keys.unfinished(stream_id, self.token)
+        self._prefix = keys.build(stream_id, self.token)
+        self._frames = Frames()
         self._comments = 0
-        self._replies: dict[int, int] = {}
-        """How many replies to each posting version were written."""
+        self._first = "first"
         self._registered = float("-inf")
         self._sending: asyncio.Future[object] | None = None
 
@@ -68,17 +64,18 @@ class Build:
             await self._send(slice_)
 
     async def _send(self, changes: Changes) -> None:
-        arguments = [*NOBODY, "", "", "", "", *changed(changes, self._replies)]
-        self._comments += len(changes.added)
-        for parent, _, _, _ in changes.added:
-            self._replies[parent] = self._replies.get(parent, 0) + 1
+        arguments = [*NOBODY, self._first, "", "", "", *changed(changes, self._frames)]
+        self._first = ""
+        self._comments += sum(comment.id is not None for comment in changes.comments)
         await self._written()
         now = time.monotonic()
         if now - self._registered > _REGISTER_SECONDS:
             async with self._room():
                 await register(self._redis, self._stream_id, self.token)
             self._registered = now
-        self._sending = asyncio.ensure_future(self._scripts.write(self._keys, arguments))
+        self._sending = asyncio.ensure_future(
+            self._scripts.write([self._unfinished, self._prefix], arguments)
+        )
         await asyncio.sleep(0)  # lets it go out
 
     async def switch(self, expected: Head | None, new: Head) -> Outcome:
@@ -89,15 +86,13 @@ class Build:
         """
         await self._written()
         new = replace(new, build=self.token)
-        roots = self._replies.get(0, 0)
-        size = (self._comments, self._comments, len(self._replies) - bool(roots), roots)
         arguments = [
             *expectation(expected),
             *(new.version, new.hash, new.build),
             *described(new),
-            " ".join(map(str, size)),
+            self._comments,
         ]
-        names = [*self._keys[:4], keys.children(self._stream_id, self.token, 0)]
+        names = [keys.head(self._stream_id), self._unfinished, self._prefix]
         async with self._room():
             if expected is not None:
                 await register(self._redis, self._stream_id, expected.build)
@@ -153,7 +148,13 @@ async def forget(redis: Redis, stream_id: UUID, build: str) -> None:
 
 async def retire(redis: Redis, scripts: Scripts, stream_id: UUID, build: str, *, drop: bool = False) -> None:
     """Unlink a registered build in slices, unless it is the thread's view; with `drop`, even then."""
-    names = [keys.head(stream_id), keys.nodes(stream_id, build), keys.ids(stream_id, build)]
+    names = [
+        keys.head(stream_id),
+        keys.nodes(stream_id, build),
+        keys.ids(stream_id, build),
+        keys.overlay(stream_id, build),
+        keys.unfinished(stream_id, build),
+    ]
     if await scripts.retire(names, [build, "drop" if drop else ""]):
         below = keys.descendants(stream_id, build)
         cursor = -1
@@ -164,10 +165,15 @@ async def retire(redis: Redis, scripts: Scripts, stream_id: UUID, build: str, *,
             )
             cursor, parents = answer
             if parents:
-                await redis.unlink(*(keys.children(stream_id, build, parent.decode()) for parent in parents))
+                versions = (int.from_bytes(parent, "big") for parent in parents)
+                await redis.unlink(*(name for one in versions for name in _lists(stream_id, build, one)))
         # The counts go last: they name the keys above, should this be cut short and begun again.
-        await redis.unlink(keys.children(stream_id, build, 0), below)
+        await redis.unlink(*_lists(stream_id, build, 0), below)
     await forget(redis, stream_id, build)
+
+
+def _lists(stream_id: UUID, build: str, parent: int) -> list[bytes]:
+    return [keys.children(stream_id, build, parent, of) for of in keys.LISTS]
 
 
 async def sweep(redis: Redis, scripts: Scripts, limit: int = 100) -> int:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Sequence
 from importlib.resources import files
 from typing import Final, Protocol, cast
 
 from redis.asyncio import Redis
 
+from services.core.node import hidden_author
+from services.readmodel import keys
+from services.readmodel.frames import Frames
 from services.readmodel.packing import pack_by_hiredis
 from services.readmodel.records import Changes, Head
 
 Argument = str | bytes | int
-NOTHING: Final[Mapping[int, int]] = {}
 NOBODY: Final[tuple[Argument, ...]] = ("", "", "")
 """Expected of the head where there is to be none."""
 
@@ -54,22 +56,35 @@ def described(head: Head) -> tuple[Argument, ...]:
     return (head.meta(), "1" if head.stale else "")
 
 
-def changed(changes: Changes, written: Mapping[int, int] = NOTHING) -> list[Argument]:
-    """The arguments of write.lua from the eighth on. `written` is how many replies to each parent a build has
-    already."""
-    arguments: list[Argument] = [2 * len(changes.nodes), 2 * len(changes.added), 2 * len(changes.descendants)]
-    for node in changes.nodes.items():
-        arguments += node
-    orders: dict[int, list[Argument]] = {}
-    for parent, posted, created, comment_id in changes.added:
-        arguments += (comment_id.bytes, posted)
-        order = orders.get(parent)
-        if order is None:
-            orders[parent] = order = []
-        order += (created, posted.to_bytes(4, "big"))
-    for count in changes.descendants.items():
-        arguments += count
-    for parent, order in orders.items():
-        arguments += (parent, written.get(parent, 0), len(order))
-        arguments += order
-    return arguments
+def changed(changes: Changes, frames: Frames) -> list[Argument]:
+    """The arguments of write.lua from the eighth on."""
+    nodes: list[Argument] = []
+    ids: list[Argument] = []
+    seen_by: list[Argument] = []
+    seen: list[Argument] = []
+    listed: list[Argument] = []
+    unlisted: list[Argument] = []
+    for version, parent, created, raw, comment_id, scores in changes.comments:
+        posted = keys.posted(version)
+        above = keys.posted(parent)
+        nodes += (posted, frames.pack(parent, created, raw))
+        if comment_id is not None:
+            ids += (comment_id.bytes, posted)
+            listed += (b"k:" + above, created, posted)
+        author = hidden_author(raw)
+        if author is not None:
+            seen_by += (posted, author)
+        elif comment_id is None:
+            seen.append(posted)
+        if scores is not None:
+            member = created.to_bytes(8, "big") + posted
+            for letter, score in zip((b"b:", b"c:"), scores, strict=True):
+                if score:
+                    listed += (letter + above, repr(-score), member)
+                else:
+                    unlisted += (letter + above, member)
+    below: list[Argument] = []
+    for version, count in changes.descendants.items():
+        below += (keys.posted(version), count)
+    parts = (nodes, ids, seen_by, seen, listed, unlisted, below)
+    return [*map(len, parts), *(value for part in parts for value in part)]

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import islice
 from types import NoneType
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 from uuid import UUID
 
 import orjson
 
 from schema.events.envelope import micros
 from services.core.page import FoldIndex, Picked
+from services.core.ranking import best, controversial
 from services.core.thread import Comment, ThreadState
 
 _BUILD: Final = re.compile(r"[0-9a-f]{8}")
@@ -129,45 +131,83 @@ def _is_meta(described: Any) -> bool:
     )
 
 
+class Changed(NamedTuple):
+    """A new or changed comment: posting version, parent's, created_at in microseconds, node; its id where it
+    is new to the view; its scores by votes where they may have changed."""
+
+    posted: int
+    parent: int
+    created: int
+    raw: bytes
+    id: UUID | None
+    scores: tuple[float, float] | None
+    """`best` and `controversial`."""
+
+
 @dataclass(slots=True)
 class Changes:
     """What a batch of events changes in a view, at most some 2,000 comments.
 
-    `nodes` is each changed or new comment's node by posting version; `added` is (parent, posting version,
-    created_at in microseconds, id) of each new one; `descendants` is by how much the number of comments below
-    each of their ancestors grows. Written into a build, `descendants` are final numbers instead, and a
-    comment's is written no later than its first reply.
+    `descendants` is by how much the number of comments below each comment grows. Written into a build,
+    they are final numbers instead, and a comment's is written no later than its first reply.
     """
 
-    nodes: dict[int, bytes] = field(default_factory=dict)
-    added: list[tuple[int, int, int, UUID]] = field(default_factory=list)
+    comments: list[Changed] = field(default_factory=list)
     descendants: dict[int, int] = field(default_factory=dict)
 
-    def add(self, comment: Comment, raw: bytes, ancestors: Iterable[int]) -> None:
-        """A new comment. `ancestors` are the posting versions of all comments above it."""
-        self.nodes[comment.posted] = raw
-        self.added.append((comment.parent, comment.posted, micros(comment.created_at), comment.id))
-        for ancestor in ancestors:
-            self.descendants[ancestor] = self.descendants.get(ancestor, 0) + 1
+    @classmethod
+    def of(
+        cls,
+        comments: Iterable[Comment],
+        nodes: Mapping[int, bytes],
+        descendants: dict[int, int],
+        *,
+        older: Container[int] = (),
+        voted: Container[int] = (),
+    ) -> Self:
+        """Of these comments, with their nodes by posting version. All are new but the `older` ones; of those,
+        the votes on the `voted` have changed."""
+        changes = cls(descendants=descendants)
+        for comment in comments:
+            changes.put(
+                comment,
+                nodes[comment.posted],
+                new=comment.posted not in older,
+                voted=comment.posted in voted,
+            )
+        return changes
+
+    def put(self, comment: Comment, raw: bytes, *, new: bool = False, voted: bool = False) -> None:
+        """A comment, as it is now."""
+        scores = None
+        if voted or (new and comment.up):  # without a vote up, both scores are 0
+            scores = best(comment.up, comment.down), controversial(comment.up, comment.down)
+        self.comments.append(
+            Changed(
+                comment.posted,
+                comment.parent,
+                micros(comment.created_at),
+                raw,
+                comment.id if new else None,
+                scores,
+            )
+        )
 
     def slices(self, most: int) -> Iterator[Changes]:
         """The same for a build, in parts whose nodes weigh at most `most` bytes, or are one node."""
-        if sum(map(len, self.nodes.values())) <= most:
-            yield self
-            return
-        places = {place[1]: place for place in self.added}
-        # Numbers of replies never come after these.
-        part, weight = Changes(descendants=self.descendants), 0
-        for posted, raw in self.nodes.items():
-            if part.nodes and weight + len(raw) > most:
-                yield part
-                part, weight = Changes(), 0
-            part.nodes[posted] = raw
-            weight += len(raw)
-            if place := places.pop(posted, None):
-                part.added.append(place)
-        part.added += places.values()
-        yield part
+        # A comment's number of descendants goes with it, that of an older one with the first part.
+        below = dict(self.descendants)
+        parts, weight = [Changes()], 0
+        for comment in self.comments:
+            if parts[-1].comments and weight + len(comment.raw) > most:
+                parts.append(Changes())
+                weight = 0
+            parts[-1].comments.append(comment)
+            weight += len(comment.raw)
+            if comment.posted in below:
+                parts[-1].descendants[comment.posted] = below.pop(comment.posted)
+        parts[0].descendants |= below
+        yield from parts
 
 
 def whole(index: FoldIndex, size: int = 500) -> Iterator[Changes]:
@@ -175,17 +215,10 @@ def whole(index: FoldIndex, size: int = 500) -> Iterator[Changes]:
 
     The index's nodes are asked for as it goes, so that text need only be opened and rendered then.
     """
-    changes = Changes()
-    for posted, comment in index.comments.items():
-        changes.nodes[posted] = index.node(posted)
-        changes.added.append((comment.parent, posted, micros(comment.created_at), comment.id))
-        if below := index.descendants.get(posted):
-            changes.descendants[posted] = below
-        if len(changes.nodes) >= size:
-            yield changes
-            changes = Changes()
-    if changes.nodes:
-        yield changes
+    comments = iter(index.comments.values())
+    while chunk := list(islice(comments, size)):
+        below = {c.posted: index.descendants[c.posted] for c in chunk if c.posted in index.descendants}
+        yield Changes.of(chunk, {c.posted: index.node(c.posted) for c in chunk}, below)
 
 
 @dataclass(frozen=True, slots=True)

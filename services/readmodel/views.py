@@ -7,28 +7,37 @@ Errors of the connection are let through as redis.exceptions.RedisError; the cal
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Collection, Iterable
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
+from itertools import repeat
 from typing import Any, Final, cast
 from uuid import UUID
 
 from redis.asyncio import Redis
+from redis.commands.core import AsyncScript
 from redis.exceptions import OutOfMemoryError
 
-from services.core.node import decode
-from services.core.page import MAX_PAGE, PageRequest, Picked, Placed, Selection
+from services.core.node import ID
+from services.core.page import MAX_PAGE, OVERLAY, PageRequest, Picked, Place, Row, Selection
 from services.core.thread import PATH_LENGTH
-from services.errors import CursorInvalid, ParentNotFound
+from services.errors import CommentNotFound, CursorInvalid, ParentNotFound
 from services.readmodel import builds, keys
 from services.readmodel.builds import Build
+from services.readmodel.dump import Dump
+from services.readmodel.frames import FrameDamaged, Frames
+from services.readmodel.leases import Leases
 from services.readmodel.lua import Scripts, changed, described, expectation
+from services.readmodel.recency import Recency
 from services.readmodel.records import Changes, Head, One, Outcome, Touched, build_of, whole
+from services.readmodel.resting import RestingPool
 
 __all__ = ["Build", "Changes", "Head", "One", "Outcome", "Touched", "Views", "whole"]
 
 _HEAD: Final = ["version", "hash", "build", "meta", "stale", "size"]
-_SCAN: Final = 500
-_RANGE: Final = 5_000
+_PICKED: Final[Callable[[tuple[Any, ...]], Picked]] = partial(tuple.__new__, Picked)
+"""`Picked._make` at half its cost: there are 200 to a page."""
 
 
 class Views:
@@ -37,6 +46,21 @@ class Views:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._scripts = Scripts(redis)
+        self._frames = Frames()
+        self.leases = Leases(redis)
+        self.recency = Recency(redis)
+
+    @property
+    def resting(self) -> bool:
+        """Whether Redis is left alone, since it did not answer (resting.py)."""
+        pool = self._redis.connection_pool
+        return isinstance(pool, RestingPool) and pool.resting
+
+    @property
+    def faults(self) -> int:
+        """How often Redis did not answer somebody."""
+        pool = self._redis.connection_pool
+        return pool.faults if isinstance(pool, RestingPool) else 0
 
     # --- heads ----------------------------------------------------------------------------------------
 
@@ -71,10 +95,35 @@ class Views:
     async def page(self, stream_id: UUID, request: PageRequest) -> tuple[Head, Selection] | None:
         """A page, in one round trip; None where the view is absent or, found incomplete, dropped.
 
-        Raises ParentNotFound and CursorInvalid.
+        Raises ParentNotFound, CommentNotFound and CursorInvalid.
         """
-        parent = request.parent_id
-        answer = await self._read(
+        about = (b"", b"")
+        if request.parent_id is not None:
+            about = b"parent", request.parent_id.bytes
+        elif request.focus is not None:
+            about = b"focus", request.focus.bytes
+        behind = request.after
+        while True:
+            answer = await self._page(stream_id, request, about, behind)
+            match answer:
+                case [b"page", head, *rest]:
+                    return await self._selected(stream_id, request, head, rest)
+                case [b"parent"]:
+                    raise ParentNotFound(str(request.parent_id))
+                case [b"focus"]:
+                    raise CommentNotFound(str(request.focus))
+                case [b"cursor"]:
+                    raise CursorInvalid(f"{behind} posted no comment of this list")
+                case [b"far", posted]:
+                    # Thousands with a score stand there one behind the other: they were shown before.
+                    behind = Place(int.from_bytes(posted, "big"))
+                case _:
+                    return None
+
+    async def _page(
+        self, stream_id: UUID, request: PageRequest, about: tuple[bytes, bytes], behind: Place | None
+    ) -> Any:
+        return await self._read(
             stream_id,
             self._scripts.page(
                 [keys.head(stream_id), keys.prefix(stream_id)],
@@ -83,29 +132,53 @@ class Views:
                     request.limit,
                     request.replies,
                     request.depth,
-                    b"" if parent is None else parent.bytes,
-                    "" if request.after is None else request.after.posted,
+                    *about,
+                    b"" if behind is None else keys.posted(behind.posted),
+                    repr(-behind.score) if behind is not None and behind.score else b"0",
                     MAX_PAGE,
                     PATH_LENGTH,
+                    OVERLAY,
                 ],
             ),
         )
-        match answer:
-            case [b"page", head, top, roots, more, path, *columns]:
-                selection = Selection(
-                    picked=tuple(map(Picked, *columns[:-1])),
-                    roots=roots,
-                    more=bool(more),
-                    parent=top,
-                    ancestors=_path(path),
-                )
-                read = await self._head(stream_id, head)
-                return None if read is None else (read, selection)
-            case [b"parent"]:
-                raise ParentNotFound(str(parent))
-            case [b"cursor"]:
-                raise CursorInvalid(f"{request.after} posted no comment of this list")
-        return None
+
+    async def _selected(
+        self, stream_id: UUID, request: PageRequest, fields: list[bytes | None], answer: list[Any]
+    ) -> tuple[Head, Selection] | None:
+        """What page.lua picked."""
+        parent, roots, more, pathed, above, overlay, *columns, scores, nodes = answer
+        head = await self._head(stream_id, fields)
+        if head is None:
+            return None
+        try:
+            raws = self._frames.unpack_all(nodes)
+            path = self._path(above)
+        except FrameDamaged:
+            await self.drop(stream_id, head.build)
+            return None
+        count = len(raws)
+        numbers = struct.unpack(f">{5 * count}I", b"".join(columns))
+        both = numbers[2 * count : 4 * count]
+        rows = zip(
+            numbers[:count],
+            numbers[count : 2 * count],
+            raws,
+            both[::2],
+            both[1::2],
+            numbers[4 * count :],
+            struct.unpack(f">{count}d", scores) if scores else repeat(0.0),
+            strict=False,
+        )
+        selection = Selection(
+            picked=tuple(map(_PICKED, rows)),
+            roots=roots,
+            more=bool(more),
+            parent=int.from_bytes(parent, "big"),
+            ancestors=path,
+            pathed=pathed,
+            overlay=frozenset(map(bytes.decode, overlay)) if isinstance(overlay, list) else None,
+        )
+        return head, selection
 
     async def comment(self, stream_id: UUID, comment_id: UUID) -> One | None:
         """One comment; None where the view is absent or, found incomplete, dropped."""
@@ -115,15 +188,54 @@ class Views:
                 [keys.head(stream_id), keys.prefix(stream_id)], [comment_id.bytes, PATH_LENGTH]
             ),
         )
+        return await self._one(stream_id, answer)
+
+    async def comments(self, stream_id: UUID, ids: Sequence[UUID]) -> list[One] | None:
+        """Several comments, in one round trip, each as of a moment of its own; None where the view is absent
+        or, found incomplete, dropped."""
+        script = cast(AsyncScript, self._scripts.comment)
+        names = [keys.head(stream_id), keys.prefix(stream_id)]
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for comment_id in ids:
+                await script(names, [comment_id.bytes, PATH_LENGTH], client=pipeline)
+            answers = await pipeline.execute()
+        found: list[One] = []
+        for answer in answers:
+            if isinstance(answer, list) and answer[0] == b"broken":
+                await self._drop(stream_id, answer[1])
+            one = await self._one(stream_id, answer)
+            if one is None:
+                return None
+            found.append(one)
+        return found
+
+    async def _one(self, stream_id: UUID, answer: Any) -> One | None:
+        """What comment.lua answered."""
         match answer:
-            case [b"comment", head, posted, parent, raw, count, below, path]:
-                picked = Picked(posted, parent, raw, count, below, 0)
-                read = await self._head(stream_id, head)
-                return None if read is None else One(read, picked, _path(path))
-            case [b"none", head]:
-                read = await self._head(stream_id, head)
-                return None if read is None else One(read)
+            case [b"comment", fields, posted, parent, counts, nodes]:
+                head = await self._head(stream_id, fields)
+                if head is None:
+                    return None
+                try:
+                    raw = self._frames.unpack(nodes[0])
+                    path = self._path(nodes[1:])
+                except FrameDamaged:
+                    await self.drop(stream_id, head.build)
+                    return None
+                children, below = struct.unpack_from(">II", counts) if counts else (0, 0)
+                picked = Picked(
+                    int.from_bytes(posted, "big"), int.from_bytes(parent, "big"), raw, children, below, 0
+                )
+                return One(head, picked, path)
+            case [b"none", fields]:
+                head = await self._head(stream_id, fields)
+                return None if head is None else One(head)
         return None
+
+    def _path(self, nearest_first: list[bytes]) -> tuple[UUID, ...]:
+        """The ids of these stored nodes. Raises FrameDamaged."""
+        nodes = self._frames.unpack_all(nearest_first[::-1])
+        return tuple(UUID(node[ID].decode()) for node in nodes)
 
     # --- writing --------------------------------------------------------------------------------------
 
@@ -135,23 +247,29 @@ class Views:
         and then dropped."""
         asked = list(ids)
         answer: Any = await self._scripts.touch(
+            [keys.head(stream_id), keys.build(stream_id, head.build)],
             [
-                keys.head(stream_id),
-                keys.nodes(stream_id, head.build),
-                keys.ids(stream_id, head.build),
-                keys.descendants(stream_id, head.build),
-                keys.children(stream_id, head.build, 0),
+                *expectation(head),
+                len(asked),
+                *(one.bytes for one in asked),
+                *(keys.posted(parent) for parent in parents),
             ],
-            [*expectation(head), len(asked), *(one.bytes for one in asked), *parents],
         )
         match answer:
-            case [b"touched", posted, raw, edges]:
-                above = dict(zip(edges[::2], edges[1::2], strict=True))
-                known = zip(asked, posted, raw, strict=True)
-                return Touched(
-                    nodes={one: (version, node) for one, version, node in known if version},
-                    chains={parent: _chain(parent, above) for parent in parents if parent in above},
-                )
+            case [b"touched", posted, stored, edges]:
+                numbers = struct.unpack(f">{len(edges) // 4}I", edges)
+                above = dict(zip(numbers[::2], numbers[1::2], strict=True))
+                try:
+                    return Touched(
+                        nodes={
+                            one: (int.from_bytes(version, "big"), self._frames.unpack(node))
+                            for one, version, node in zip(asked, posted, stored, strict=True)
+                            if version
+                        },
+                        chains={parent: _chain(parent, above) for parent in parents if parent in above},
+                    )
+                except FrameDamaged:
+                    await self.drop(stream_id, head.build)
             case [b"broken"]:
                 await self.drop(stream_id, head.build)
         return None
@@ -162,14 +280,13 @@ class Views:
         A view that lost a part, and one that a full server has no room to bring up, is dropped: ABSENT.
         """
         build = expected.build
-        names = [
-            keys.head(stream_id),
-            keys.nodes(stream_id, build),
-            keys.ids(stream_id, build),
-            keys.descendants(stream_id, build),
-            keys.children(stream_id, build),
+        names = [keys.head(stream_id), keys.build(stream_id, build)]
+        arguments = [
+            *expectation(expected),
+            *(new.version, new.hash),
+            *described(new),
+            *changed(changes, self._frames),
         ]
-        arguments = [*expectation(expected), new.version, new.hash, *described(new), *changed(changes)]
         try:
             answer = await self._scripts.write(names, arguments)
         except OutOfMemoryError:
@@ -199,48 +316,9 @@ class Views:
         """Unlink up to `limit` builds that a crash left behind; how many there were."""
         return await builds.sweep(self._redis, self._scripts, limit)
 
-    # --- looking at all of it -------------------------------------------------------------------------
-
-    async def dump(self, stream_id: UUID, build: str) -> AsyncIterator[Placed]:
-        """Every row of the view, to be compared with `FoldIndex.placed`; in no order, and some perhaps twice.
-
-        It is read in slices: compare only if the head is the same before and after. Row 0 comes first.
-        """
-        ids = keys.ids(stream_id, build)
-        count = await self._redis.hlen(ids)
-        yield Placed(0, b"", count, 0, await self._children(stream_id, build, b"0"))
-        cursor = -1
-        while cursor:
-            cursor, slice_ = await cast(
-                Awaitable[tuple[int, dict[bytes, bytes]]],
-                self._redis.hscan(keys.nodes(stream_id, build), cursor=max(cursor, 0), count=_SCAN),
-            )
-            if not slice_:
-                continue
-            known_as = await cast(
-                Awaitable[list[bytes | None]],
-                self._redis.hmget(ids, [_id_in(raw) for raw in slice_.values()]),
-            )
-            below = await cast(
-                Awaitable[list[bytes | None]],
-                self._redis.hmget(keys.descendants(stream_id, build), list(slice_)),
-            )
-            for (posted, raw), known, count_below in zip(slice_.items(), known_as, below, strict=True):
-                children = await self._children(stream_id, build, posted) if count_below else ()
-                yield Placed(int(posted), raw, int(known or 0), int(count_below or 0), children)
-
-    async def _children(self, stream_id: UUID, build: str, parent: bytes) -> tuple[tuple[int, float], ...]:
-        key = keys.children(stream_id, build, parent.decode())
-        children: list[tuple[int, float]] = []
-        while True:
-            start = len(children)
-            slice_ = cast(
-                list[tuple[bytes, float]],
-                await self._redis.zrange(key, start, start + _RANGE - 1, withscores=True),
-            )
-            children += [(int.from_bytes(member, "big"), float(score)) for member, score in slice_]
-            if len(slice_) < _RANGE:
-                return tuple(children)
+    def dump(self, stream_id: UUID, build: str) -> AsyncIterator[Row]:
+        """Everything in the view: see `Dump`."""
+        return Dump(self._redis, stream_id, build).rows()
 
     async def _head(self, stream_id: UUID, fields: list[bytes | None]) -> Head | None:
         """The head as stored. A damaged one goes, with the view that it names: no other could take its
@@ -266,18 +344,6 @@ class Views:
                 return None
             case other:
                 return other
-
-
-def _id_in(raw: bytes) -> bytes:
-    """The id in a node; nothing where the node is damaged, which then leads nowhere."""
-    try:
-        return decode(raw).id.bytes
-    except ValueError:
-        return b""
-
-
-def _path(nearest_first: list[bytes]) -> tuple[UUID, ...]:
-    return tuple(UUID(one.decode()) for one in reversed(nearest_first))
 
 
 def _chain(posted: int, above: dict[int, int]) -> tuple[int, ...]:

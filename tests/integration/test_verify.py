@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Literal
 from uuid import UUID
 
 import pytest
 from asyncpg import Record
 
-from services.core.page import PageRequest, Placed
+from services.core.page import PageRequest, Row
 from services.readmodel import keys
+from services.readmodel.frames import Frames, place
 from services.readmodel.records import Head
 from services.wiring import Resources, resources
 from tests.conftest import Databases
@@ -61,13 +63,40 @@ class Scene:
     def nodes(self) -> str:
         return keys.nodes(self.talk.stream_id, self.build)
 
+    def place(self, name: str) -> bytes:
+        """A comment's posting version, as the view has it."""
+        return keys.posted(self.posted_at[name])
+
+    def children(self, name: str, of: Literal["order", "best", "controversial", "replies"]) -> bytes:
+        """The list of the replies to a comment, of the roots for ''."""
+        posted = self.posted_at[name] if name else 0
+        return keys.children(self.talk.stream_id, self.build, posted, of)
+
     async def node(self, name: str, old: bytes, new: bytes) -> None:
         """Change a comment's node."""
-        posted = str(self.posted_at[name])
-        raw = await self.parts.redis.hget(self.nodes, posted)
-        assert isinstance(raw, bytes)
+        stored = await self.parts.redis.hget(self.nodes, self.place(name))
+        assert isinstance(stored, bytes)
+        frames = Frames()
+        raw = frames.unpack(stored)
         assert old in raw
-        await self.parts.redis.hset(self.nodes, posted, raw.replace(old, new, 1))
+        changed = frames.pack(*place(stored), raw.replace(old, new, 1))
+        await self.parts.redis.hset(self.nodes, self.place(name), changed)
+
+    async def byte(self, key: str, field: bytes, at: int, value: int) -> None:
+        """Change a byte of what a hash holds."""
+        found = await self.parts.redis.hget(key, field)
+        assert isinstance(found, bytes)
+        stored = bytearray(found)
+        assert stored[at] != value
+        stored[at] = value
+        await self.parts.redis.hset(key, field, bytes(stored))
+
+    async def ranked(self, name: str, of: Literal["best", "controversial", "replies"], by: float) -> None:
+        """Move the first of a list, or without `by` take it away."""
+        key = self.children(name, of)
+        [member] = await self.parts.redis.zrange(key, 0, 0)
+        assert isinstance(member, bytes)
+        await (self.parts.redis.zincrby(key, by, member) if by else self.parts.redis.zrem(key, member))
 
     async def head(self, name: str, value: bytes | int) -> None:
         await self.parts.redis.hset(keys.head(self.talk.stream_id), name, value)
@@ -95,10 +124,6 @@ def recovered_url(databases: Databases) -> Iterator[str]:
 Damage = Callable[[Scene], Awaitable[object]]
 
 
-def _children(scene: Scene, name: str) -> str:
-    return keys.children(scene.talk.stream_id, scene.build, scene.posted_at[name] if name else 0)
-
-
 def _ids(scene: Scene) -> str:
     return keys.ids(scene.talk.stream_id, scene.build)
 
@@ -107,8 +132,8 @@ def _descendants(scene: Scene) -> str:
     return keys.descendants(scene.talk.stream_id, scene.build)
 
 
-def _member(scene: Scene, name: str) -> bytes:
-    return scene.posted_at[name].to_bytes(4, "big")
+def _overlay(scene: Scene) -> str:
+    return keys.overlay(scene.talk.stream_id, scene.build)
 
 
 THREAD = "update streams set {} where key = 'talk'"
@@ -117,52 +142,83 @@ META = b'["blog","talk","A talk",null,"client",false,%d]'
 DAMAGES: dict[str, tuple[str, Damage]] = {
     "a node's text": ("view nodes", lambda s: s.node("reply", b"a reply", b"a rebly")),
     "a node's author": ("view nodes", lambda s: s.node("reply", b'"Bob"', b'"Rob"')),
-    "a node's state": ("view nodes", lambda s: s.node("reply", b"visible", b"deleted")),
-    "a node's depth": ("view nodes", lambda s: s.node("reply", b"visible\x001", b"visible\x002")),
+    "a node's state": ("view nodes", lambda s: s.node("reply", b'"visible"', b'"deleted"')),
+    "a node's letter": ("view nodes", lambda s: s.node("reply", b'v"id', b'd"id')),
+    "a node's depth": ("view nodes", lambda s: s.node("reply", b'"depth":1', b'"depth":2')),
     "a node's parent": ("view nodes", lambda s: s.node("root", b"\0\0\0\0", b"\0\0\0\x01")),
     "a node's times": ("view nodes", lambda s: s.node("root", b'"created_at":"2', b'"created_at":"1')),
-    "a node's votes up": ("view nodes", lambda s: s.node("root", b"\x001\x001", b"\x002\x001")),
-    "a node's votes down": ("view nodes", lambda s: s.node("root", b"\x001\x001", b"\x001\x000")),
-    "a node's version": ("view nodes", lambda s: s.node("root", b"visible\x000\x00", b"visible\x000\x001")),
+    "a node's votes up": ("view nodes", lambda s: s.node("root", b'"up":1', b'"up":2')),
+    "a node's votes down": ("view nodes", lambda s: s.node("root", b'"down":1', b'"down":0')),
+    "a node's version": ("view nodes", lambda s: s.node("root", b'"version":', b'"version":1')),
+    "a node's place": ("view nodes", lambda s: s.byte(s.nodes, s.place("root"), 3, 7)),
+    "a node's place in time": ("view nodes", lambda s: s.byte(s.nodes, s.place("root"), 4, 7)),
     "a node in shreds": (
         "view nodes",
-        lambda s: s.parts.redis.hset(s.nodes, str(s.posted_at["reply"]), b"\0\0\0\x02no"),
+        lambda s: s.parts.redis.hset(s.nodes, s.place("reply"), b"\0\0\0\x02no"),
     ),
-    "a node lost": ("view nodes", lambda s: s.parts.redis.hdel(s.nodes, str(s.posted_at["edited"]))),
+    "a node lost": ("view nodes", lambda s: s.parts.redis.hdel(s.nodes, s.place("edited"))),
+    "a node too many": ("view nodes", lambda s: s.parts.redis.hset(s.nodes, b"1", b"one")),
     "the order of replies": (
         "view order",
-        lambda s: s.parts.redis.zincrby(_children(s, "root"), 1, _member(s, "reply")),
+        lambda s: s.parts.redis.zincrby(s.children("root", "order"), 1, s.place("reply")),
     ),
     "the order of roots": (
         "view order",
-        lambda s: s.parts.redis.zincrby(_children(s, ""), -1, _member(s, "root")),
+        lambda s: s.parts.redis.zincrby(s.children("", "order"), -1, s.place("root")),
     ),
     "a reply lost from the order": (
         "view order",
-        lambda s: s.parts.redis.zrem(_children(s, "reply"), _member(s, "edited")),
+        lambda s: s.parts.redis.zrem(s.children("reply", "order"), s.place("edited")),
     ),
     "a stranger in the order": (
         "view order",
-        lambda s: s.parts.redis.zadd(_children(s, "root"), {_member(s, "hidden"): 5}),
+        lambda s: s.parts.redis.zadd(s.children("root", "order"), {s.place("hidden"): 5}),
     ),
+    "a score by votes": ("view best", lambda s: s.ranked("", "best", 1e-9)),
+    "a score by votes lost": ("view best", lambda s: s.ranked("", "best", 0)),
+    "a score where nobody voted": (
+        "view best",
+        lambda s: s.parts.redis.zadd(s.children("root", "best"), {bytes(8) + s.place("reply"): -0.5}),
+    ),
+    "a score by dispute": ("view controversial", lambda s: s.ranked("", "controversial", 1)),
+    "a score by dispute lost": ("view controversial", lambda s: s.ranked("", "controversial", 0)),
+    "a score by replies": ("view replies", lambda s: s.ranked("", "replies", -1)),
+    "a score by replies lost": ("view replies", lambda s: s.ranked("root", "replies", 0)),
     "an id that leads elsewhere": (
         "view ids",
-        lambda s: s.parts.redis.hset(_ids(s), s.id_of["reply"].bytes, str(s.posted_at["root"])),
+        lambda s: s.parts.redis.hset(_ids(s), s.id_of["reply"].bytes, s.place("root")),
     ),
     "an id lost": ("view ids", lambda s: s.parts.redis.hdel(_ids(s), s.id_of["reply"].bytes)),
-    "an id too many": ("view ids", lambda s: s.parts.redis.hset(_ids(s), bytes(16), "2")),
+    "an id too many": ("view ids", lambda s: s.parts.redis.hset(_ids(s), bytes(16), s.place("root"))),
+    "an id cut short": ("view ids", lambda s: s.parts.redis.hset(_ids(s), b"short", s.place("root"))),
     "a count of descendants": (
         "view descendants",
-        lambda s: s.parts.redis.hincrby(_descendants(s), str(s.posted_at["root"]), 1),
+        lambda s: s.byte(_descendants(s), s.place("root"), 7, 9),
     ),
+    "a count of replies": ("view descendants", lambda s: s.byte(_descendants(s), s.place("root"), 3, 9)),
+    "the lists that there are": (
+        "view descendants",
+        lambda s: s.byte(_descendants(s), s.place("root"), 8, 1),
+    ),
+    "the first replies": ("view descendants", lambda s: s.byte(_descendants(s), s.place("root"), 12, 9)),
     "descendants of a leaf": (
         "view descendants",
-        lambda s: s.parts.redis.hset(_descendants(s), str(s.posted_at["edited"]), "1"),
+        lambda s: s.parts.redis.hset(_descendants(s), s.place("edited"), b"\0\0\0\1\0\0\0\1\0"),
     ),
     "descendants lost": (
         "view descendants",
-        lambda s: s.parts.redis.hdel(_descendants(s), str(s.posted_at["reply"])),
+        lambda s: s.parts.redis.hdel(_descendants(s), s.place("reply")),
     ),
+    "another in the overlay": (
+        "view overlay",
+        lambda s: s.parts.redis.hset(_overlay(s), s.place("hidden"), "eve"),
+    ),
+    "one more in the overlay": (
+        "view overlay",
+        lambda s: s.parts.redis.hset(_overlay(s), s.place("root"), "ann"),
+    ),
+    "the overlay lost": ("view overlay", lambda s: s.parts.redis.delete(_overlay(s))),
+    "the head's size": ("view size", lambda s: s.head("size", b"5 5 2 1 2 1 1 2")),
     "the head's counts": ("view head", lambda s: s.head("meta", META % 7)),
     "the head's title": ("view head", lambda s: s.head("meta", META.replace(b"A talk", b"No talk") % 3)),
     "the head's hash": ("view head", lambda s: s.head("hash", bytes(32))),
@@ -236,17 +292,17 @@ async def test_any_damage_is_named_by_kind_and_repaired_by_a_replay(scene: Scene
         await scene.look()
 
 
-async def everything(scene: Scene) -> tuple[Head, list[Placed], list[list[Record]]]:
+async def everything(scene: Scene) -> tuple[Head, list[Row], list[list[Record]]]:
     """All that is derived of the thread, its build's name left out."""
     stream_id = scene.talk.stream_id
     head = await scene.parts.views.head(stream_id)
     assert head is not None
-    placed = [one async for one in scene.parts.views.dump(stream_id, head.build)]
+    rows = {row.key: row async for row in scene.parts.views.dump(stream_id, head.build)}
     tables = [
         await scene.parts.pool.fetch(f"select * from {table} where stream_id = $1 order by 1, 2", stream_id)
         for table in ("streams", "comments", "reports", "votes")
     ]
-    return replace(head, build=""), sorted(placed, key=lambda one: one.posted), tables
+    return replace(head, build=""), sorted(rows.values(), key=str), tables
 
 
 @pytest.mark.parametrize("column", ["settings", "version"])

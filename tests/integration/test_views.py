@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from itertools import product
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +14,8 @@ import pytest
 from redis.asyncio import ConnectionPool, Redis
 from redis.exceptions import OutOfMemoryError
 
-from services.core.page import FoldIndex, PageRequest
+from services.core.page import FoldIndex, PageRequest, Place
+from services.core.ranking import RANKED, Sort
 from services.core.thread import CommentState
 from services.dev.servers import EmbeddedRedis
 from services.errors import Unavailable
@@ -22,8 +24,10 @@ from services.readmodel.builds import ABANDONED_SECONDS
 from services.readmodel.packing import pack_by_hiredis
 from services.readmodel.views import Changes, Head, One, Outcome, Views, whole
 from tests.threads import STREAM, Said, add, comment_id, index_of, node_of, thread_of
+from tests.viewing import rows, rows_of, written
 
 OTHER = UUID(int=7)
+SORTS: tuple[Sort, ...] = ("oldest", "newest", *RANKED)
 Contents = dict[bytes, dict[bytes, bytes | float]]
 
 
@@ -43,16 +47,6 @@ def forum(depth: int = 3) -> FoldIndex:
     return index_of(thread_of([*(Said(number) for number in range(depth)), Said()]))
 
 
-async def written(views: Views, index: FoldIndex, expected: Head | None = None) -> Head:
-    build = views.build(STREAM)
-    for changes in whole(index):
-        await build.write(changes)
-    assert await build.switch(expected, Head.of(index.thread)) is Outcome.APPLIED
-    head = await views.head(STREAM)
-    assert head is not None
-    return head
-
-
 def reply(index: FoldIndex, parent: int) -> tuple[Head, Changes]:
     """The thread's next comment, below `parent`, as the head and the changes that it makes."""
     thread = index.thread
@@ -61,9 +55,15 @@ def reply(index: FoldIndex, parent: int) -> tuple[Head, Changes]:
     while above:
         ancestors.append(above)
         above = index.comments[above].parent
-    changes = Changes()
-    changes.add(comment, node_of(comment), ancestors)
+    changes = Changes(descendants=dict.fromkeys(ancestors, 1))
+    changes.put(comment, node_of(comment), new=True)
     return Head.of(thread), changes
+
+
+def part_of(head: Head, part: str) -> bytes:
+    """The key of a part of the view: "n", or "k2" for the replies to the comment posted at 2."""
+    name = f"{keys.build(STREAM, head.build)}{part[0]}".encode()
+    return name + b":" + keys.posted(int(part[1:])) if part[1:] else name
 
 
 async def contents(redis: Redis) -> Contents:
@@ -102,23 +102,44 @@ async def test_heads_of_many_threads_leave_out_those_without_a_view(views: Views
     assert await views.heads([]) == {}
 
 
-@pytest.mark.parametrize("part", ["n", "i", "d", "k:0", "k:2"])
+@pytest.mark.parametrize("part", ["n", "i", "d", "o", "k0", "b0", "c0", "r0", "k2", "b2", "c2", "r2"])
 async def test_a_view_that_lost_a_key_is_absent_and_goes_as_a_whole(
     views: Views, redis: Redis, part: str
 ) -> None:
-    head = await written(views, forum())
-    await redis.delete(f"{keys.prefix(STREAM)}{head.build}:{part}")
-    assert await views.page(STREAM, PageRequest()) is None
+    head = await written(views, bushy())
+    assert await redis.delete(part_of(head, part)) == 1
+    sort: dict[str, Sort] = {"b2": "best", "c2": "controversial", "r2": "replies"}
+    # The first replies are named in their parent's record: their list is missed where it is asked for.
+    parent = comment_id(2) if part == "k2" else None
+    assert await views.page(STREAM, PageRequest(sort.get(part, "oldest"), parent_id=parent)) is None
     assert await views.head(STREAM) is None
-    nameless = {
-        keys.children(STREAM, head.build, parent).encode() for parent in (1, 2)
-    }  # only :d: names them
+    nameless = {key for key in await contents(redis) if key[-6:-5] in b"kbcr"}  # only :d names them
     assert set(await contents(redis)) == (nameless if part == "d" else set())
+
+
+async def test_a_damaged_node_is_no_node(views: Views, redis: Redis) -> None:
+    for damage in (b"", b"\0" * 11, bytes(12), bytes(12) + b"no frame", bytes(12) + b"\xff" * 40):
+        for ask in (
+            lambda: views.page(STREAM, PageRequest()),
+            lambda: views.page(STREAM, PageRequest(parent_id=comment_id(3))),
+            lambda: views.page(STREAM, PageRequest("best", focus=comment_id(3))),
+            lambda: views.comment(STREAM, comment_id(3)),
+        ):
+            head = await written(views, bushy())
+            await redis.hset(keys.nodes(STREAM, head.build), keys.posted(2), damage)
+            assert await ask() is None, damage
+            assert await contents(redis) == {}
+        head = await written(views, bushy())
+        await redis.hset(keys.nodes(STREAM, head.build), keys.posted(2), damage)
+        if len(damage) >= 12:
+            assert await views.touch(STREAM, head, [comment_id(2)], []) is None
+            assert await contents(redis) == {}
+        await views.drop(STREAM)
 
 
 async def test_a_view_that_lost_one_node_is_absent(views: Views, redis: Redis) -> None:
     head = await written(views, forum())
-    await redis.hdel(keys.nodes(STREAM, head.build), "3")
+    await redis.hdel(keys.nodes(STREAM, head.build), keys.posted(3))
     assert await views.comment(STREAM, comment_id(3)) is None
     assert await views.page(STREAM, PageRequest()) is None
     assert await contents(redis) == {}
@@ -184,24 +205,115 @@ async def test_a_reply_at_depth_d_touches_at_most_d_and_ten_elements(
         for member, value in members.items()
     )
     head_fields = 5
-    assert depth + 3 < changed <= depth + 10
-    assert len(changes.nodes) + 2 * len(changes.added) + len(changes.descendants) + head_fields <= depth + 10
+    # Of each ancestor two elements: its record, and its place among those with replies.
+    assert 2 * depth + 3 < changed <= 2 * depth + head_fields + 5
 
     def calls(stats: dict[str, dict[str, int]], command: str) -> int:
         return stats.get(f"cmdstat_{command}", {}).get("calls", 0)
 
-    # One command for all counters: the number of commands does not grow with the depth.
-    names = ("hset", "zadd", "hmget", "hincrby")
+    # One command for all records; the places of the ancestors are in a list each.
+    names = ("hset", "zadd", "hmget", "hincrby", "zscore", "zcard")
     sent = {name: calls(calls_after, name) - calls(commands, name) for name in names}
-    assert sent == {"hset": 3 + bool(depth), "zadd": 1, "hmget": 1 + bool(depth), "hincrby": 0}
+    assert sent == {
+        "hset": 3 + bool(depth),
+        "zadd": 1 + depth,
+        "hmget": 1 + 2 * bool(depth),
+        "hincrby": 0,
+        "zscore": 0,
+        "zcard": 8 + 2 * bool(depth),
+    }
 
 
-PARTS = ["head", "n", "i", "d", "k:0", "k:1", "k:2", "k:5"]
+@pytest.mark.parametrize("of", ["a root", "a reply", "a vote"])
+async def test_what_a_change_costs_does_not_depend_on_how_large_the_thread_is(
+    views: Views, redis: Redis, of: str
+) -> None:
+    sent: list[tuple[dict[str, int], int]] = []
+    for size in (20, 2_000):
+        index = index_of(thread_of([Said(), Said(1, up=1), *[Said(1, up=1), Said(2), Said()] * size]))
+        head = await written(views, index, 500, await views.head(STREAM))
+        if of == "a vote":
+            comment = index.comments[2]
+            comment.up += 1
+            index.thread.version += 1
+            new, changes = Head.of(index.thread), Changes()
+            changes.put(comment, node_of(comment), voted=True)
+        else:
+            new, changes = reply(index, 2 if of == "a reply" else 0)
+        before = await redis.info("commandstats")
+        traffic = (await redis.info("stats"))["total_net_input_bytes"]
+        assert await views.apply(STREAM, head, new, changes) is Outcome.APPLIED
+        traffic = (await redis.info("stats"))["total_net_input_bytes"] - traffic
+        after = await redis.info("commandstats")
+        calls = {
+            name: stat["calls"] - before.get(name, {"calls": 0})["calls"] for name, stat in after.items()
+        }
+        sent.append(({name: count for name, count in calls.items() if count}, traffic))
+        assert await rows_of(views, head) == rows(index_of(index.thread))
+    (few, few_bytes), (many, many_bytes) = sent
+    assert few == many
+    assert abs(few_bytes - many_bytes) < 20  # the head's figures have more digits
+
+
+@pytest.mark.parametrize("sort", ["oldest", "newest", "best", "controversial", "replies"])
+async def test_a_page_costs_the_same_wherever_it_is_and_however_many_there_are(
+    views: Views, redis: Redis, sort: Sort
+) -> None:
+    costs: list[set[int]] = []
+    for size in (1_000, 10_000):
+        said = [Said(up=number % 7, down=number % 5) for number in range(size)]
+        said += [Said(number) for number in range(1, size, 3)]
+        index = index_of(thread_of(said))
+        head = await written(views, index, 500, await views.head(STREAM))
+        ordered = index.page(PageRequest(sort, limit=size, replies=0)).picked
+        costs.append(set())
+        for at in (50, size // 3, size // 2, size - 100):
+            last = ordered[at]
+            # The comment's own score has changed since: where its page went on is looked for.
+            for score in {last.score, last.score * 1.000001}:
+                before = (await redis.info("commandstats")).values()
+                answer = await views.page(
+                    STREAM, PageRequest(sort, 20, replies=0, after=Place(last.posted, score))
+                )
+                after = (await redis.info("commandstats")).values()
+                assert answer is not None
+                assert len(answer[1].picked) == 20
+                calls = sum(stat["calls"] for stat in after) - sum(stat["calls"] for stat in before)
+                costs[-1].add(calls)
+        assert head.version == len(said)
+    small, large = costs
+    halvings = 2 * 14 if sort in RANKED else 0
+    assert max(small | large) <= 25 + halvings
+    assert max(large) - max(small) <= 4
+
+
+PARTS = [
+    "head",
+    "n",
+    "i",
+    "d",
+    "o",
+    "k0",
+    "k1",
+    "k2",
+    "k5",
+    "b0",
+    "b1",
+    "b2",
+    "c0",
+    "c1",
+    "c2",
+    "r0",
+    "r1",
+    "r2",
+]
 
 
 def bushy() -> FoldIndex:
-    """Roots 1 and 5, replies on three levels."""
-    return index_of(thread_of([Said(), Said(1), Said(2), Said(1), Said(), Said(5)]))
+    """Roots 1 and 5, replies on four levels, votes on three of them."""
+    hidden = CommentState.HIDDEN
+    said = [Said(up=2, down=1), Said(1, up=1, down=1), Said(2, state=hidden, up=1, down=1), Said(1), Said()]
+    return index_of(thread_of([*said, Said(5), Said(3)]))
 
 
 @pytest.mark.parametrize("parent", [0, 1, 2, 4, 5])
@@ -209,27 +321,26 @@ def bushy() -> FoldIndex:
 async def test_a_lost_key_is_never_begun_anew(views: Views, redis: Redis, part: str, parent: int) -> None:
     index = bushy()
     head = await written(views, index)
-    prefix = keys.prefix(STREAM)
-    await redis.delete(prefix + (part if part == "head" else f"{head.build}:{part}"))
+    assert await redis.delete(keys.head(STREAM) if part == "head" else part_of(head, part)) == 1
     new, changes = reply(index, parent)
     outcome = await views.apply(STREAM, head, new, changes)
     after = index_of(index.thread)
-    for parent_id in (None, *map(comment_id, range(1, 7))):
-        request = PageRequest(parent_id=parent_id)
+    for sort, parent_id in product(SORTS, (None, *map(comment_id, range(1, 8)))):
+        request = PageRequest(sort, parent_id=parent_id)
         answer = await views.page(STREAM, request)
         assert answer is None or answer[1] == after.page(request)
-    for posted in range(1, 8):
+    for posted in range(1, 9):
         one = await views.comment(STREAM, comment_id(posted))
         assert one is None or (one.picked, one.path) == after.comment(comment_id(posted))
-    if part not in ("k:1", "k:2", "k:5"):
+    if part[1:] in ("", "0") or part == "head":
         assert outcome is Outcome.ABSENT
     assert await views.head(STREAM) is None
 
 
-@pytest.mark.parametrize("part", ["n", "i", "d", "k:0"])
+@pytest.mark.parametrize("part", ["n", "i", "d", "o", "k0", "b0", "c0", "r0"])
 async def test_a_batch_on_a_view_that_lost_a_key_is_not_begun(views: Views, redis: Redis, part: str) -> None:
     head = await written(views, bushy())
-    await redis.delete(f"{keys.prefix(STREAM)}{head.build}:{part}")
+    assert await redis.delete(part_of(head, part)) == 1
     assert await views.touch(STREAM, head, [comment_id(2)], [1]) is None
     assert await views.head(STREAM) is None
 
@@ -245,7 +356,7 @@ async def test_a_build_that_lost_a_key_never_becomes_a_view_that_lacks_it(
         for changes in parts[:lost_after]:
             await build.write(changes)
         assert await redis.exists("the writes have arrived") == 0
-        lost = await redis.delete(f"{keys.prefix(STREAM)}{build.token}:{part}")
+        lost = await redis.delete(part_of(Head(0, b"", build.token), part))
         try:
             for changes in parts[lost_after:]:
                 await build.write(changes)
@@ -253,8 +364,10 @@ async def test_a_build_that_lost_a_key_never_becomes_a_view_that_lacks_it(
         except Unavailable:
             outcome = Outcome.ABSENT
         if outcome is Outcome.APPLIED:
-            answer = await views.page(STREAM, PageRequest())
-            assert answer is None if lost else answer is not None
+            asked = [PageRequest(sort) for sort in SORTS]
+            asked += [PageRequest(parent_id=comment_id(parent)) for parent in (1, 2, 5)]
+            answers = [await views.page(STREAM, request) for request in asked]
+            assert None in answers if lost else None not in answers
         await views.drop(STREAM)
 
 
@@ -271,15 +384,13 @@ async def test_a_build_is_sent_in_calls_of_bounded_weight(
     calls -= before.get("cmdstat_evalsha", {"calls": 0})["calls"]
     assert len(list(changes.slices(most))) >= 61 // 3
     assert calls >= len(list(changes.slices(most))) + 1
-    assert all(sum(map(len, part.nodes.values())) <= most for part in changes.slices(most))
-    rows = {row.posted: row async for row in views.dump(STREAM, head.build)}
-    assert rows == {row.posted: row for row in index.placed()}
+    assert all(sum(len(one.raw) for one in part.comments) <= most for part in changes.slices(most))
+    assert await rows_of(views, head) == rows(index)
 
 
 async def test_one_node_heavier_than_a_call_goes_alone() -> None:
     (changes,) = whole(forum(3))
-    assert [list(part.nodes) for part in changes.slices(1)] == [[1], [2], [3], [4]]
-    assert [len(part.added) for part in changes.slices(1)] == [1, 1, 1, 1]
+    assert [[one.posted for one in part.comments] for part in changes.slices(1)] == [[1], [2], [3], [4]]
 
 
 async def test_of_two_writers_from_one_head_the_second_is_told_it_moved(views: Views, redis: Redis) -> None:
@@ -288,8 +399,7 @@ async def test_of_two_writers_from_one_head_the_second_is_told_it_moved(views: V
     new, changes = reply(index, 1)
     outcomes = await asyncio.gather(*(views.apply(STREAM, head, new, changes) for _ in range(5)))
     assert sorted(outcomes) == [Outcome.APPLIED] + [Outcome.MOVED] * 4
-    rows = {row.posted: row async for row in views.dump(STREAM, head.build)}
-    assert rows == {row.posted: row for row in index_of(index.thread).placed()}
+    assert await rows_of(views, head) == rows(index_of(index.thread))
 
 
 @pytest.mark.parametrize(
@@ -330,8 +440,7 @@ async def test_a_change_set_larger_than_the_scripts_stack_is_applied_whole(views
     index = index_of(thread_of([Said(number // 2) for number in range(9000)]))
     (changes,) = whole(index, size=10_000)
     assert await views.apply(STREAM, head, Head.of(index.thread), changes) is Outcome.APPLIED
-    rows = {row.posted: row async for row in views.dump(STREAM, head.build)}
-    assert rows == {row.posted: row for row in index.placed()}
+    assert await rows_of(views, head) == rows(index)
 
 
 async def test_a_parked_view_is_stale_until_changes_are_applied(views: Views) -> None:

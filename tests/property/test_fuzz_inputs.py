@@ -27,7 +27,8 @@ from services.core.addresses import (
     parse_comment_id,
     site_stream_id,
 )
-from services.core.page import Sort
+from services.core.page import Place
+from services.core.ranking import Sort
 from services.core.site import SiteSettings
 from services.errors import CursorInvalid
 from services.eventlog.sites import KEY_PREFIX, Secret, ServerKey, Site, key_hash
@@ -45,8 +46,9 @@ json = st.recursive(
 
 CURSORS: Final = Cursors(b"k" * 32)
 streams = st.integers(0, 3).map(lambda number: UUID(int=number))
-sorts: st.SearchStrategy[Sort] = st.sampled_from(["oldest", "newest"])
+sorts: st.SearchStrategy[Sort] = st.sampled_from(["oldest", "newest", "best", "controversial", "replies"])
 versions = st.integers(0, 2**32 - 1)
+scores = st.floats(0, 1e9, width=64)
 scopes = st.sampled_from([b"inbox ann", b"inbox bob", b"revisions 1", b""])
 Read = Callable[[str], object]
 
@@ -57,7 +59,7 @@ def lists(draw: st.DrawFn) -> tuple[str, Read, tuple[object, ...]]:
     kind = draw(st.sampled_from(["place", "number", "identity"]))
     if kind == "place":
         stream, sort = draw(streams), draw(sorts)
-        cursor = CURSORS.comments(stream, sort, draw(versions), draw(versions))
+        cursor = CURSORS.comments(stream, sort, draw(versions), Place(draw(versions), draw(scores)))
         return cursor, lambda given: CURSORS.place(stream, sort, given), (kind, stream, sort)
     scope = draw(scopes)
     if kind == "number":

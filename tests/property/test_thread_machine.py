@@ -39,7 +39,7 @@ from services.core.commands import (
     ReportComment,
     VoteComment,
 )
-from services.core.page import FoldIndex, PageRequest, Placed
+from services.core.page import FoldIndex, PageRequest, Row
 from services.core.pagejson import page_json
 from services.errors import Refusal
 from services.eventlog.appenders import Appenders
@@ -276,11 +276,11 @@ class ThreadMachine(RuleBasedStateMachine):
             index: FoldIndex = self.world.run(parts.projector.index(self.stream_id, to=version))
             assert shown(index.page(EVERYTHING), index.thread) == self.model.known_now(tree)
 
-    async def dump(self) -> list[Placed]:
-        head = await self.world.parts.views.head(self.stream_id)
+    async def dump(self) -> list[Row]:
+        head = await self.world.parts.projector.advance(self.stream_id)
         assert head is not None
-        placed = [one async for one in self.world.parts.views.dump(self.stream_id, head.build)]
-        return sorted(placed, key=lambda one: one.posted)
+        rows = {one.key: one async for one in self.world.parts.views.dump(self.stream_id, head.build)}
+        return sorted(rows.values(), key=str)
 
 
 def shown(selection: Any, thread: Any) -> dict[str, Any]:

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from itertools import product
 from uuid import UUID
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from redis.asyncio import Redis
 
-from services.core.page import FoldIndex, PageRequest, Selection, Sort
-from services.core.thread import CommentState, ThreadState
-from services.errors import CursorInvalid, ParentNotFound
-from services.readmodel.views import Changes, Head, Outcome, Views, whole
-from tests.threads import STREAM, Said, add, comment_id, index_of, node_of, thread_of
+from services.core.page import FoldIndex, PageRequest, Place, Selection
+from services.core.ranking import RANKED, Sort, best
+from services.core.thread import CommentState
+from services.errors import CommentNotFound, CursorInvalid, ParentNotFound
+from services.readmodel.views import Head, Views
+from tests.threads import STREAM, Said, add, comment_id, index_of, thread_of
+from tests.viewing import follow, rows, rows_of, run_on, written
 
 REAL_SERVER = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 STATES = st.sampled_from([CommentState.VISIBLE] * 4 + [CommentState.HIDDEN, CommentState.DELETED])
-SORTS = st.sampled_from(["oldest", "newest"])
+SORTS: st.SearchStrategy[Sort] = st.sampled_from(["oldest", "newest", "best", "controversial", "replies"])
+VOTES = st.sampled_from([(0, 0)] * 3 + [(1, 0), (2, 0), (0, 1), (1, 1), (2, 1), (2, 2), (9, 7)])
+AUTHORS = st.sampled_from(["u-1", "u-2", None])
+REFUSALS = (CommentNotFound, CursorInvalid, ParentNotFound)
 
 
 @st.composite
@@ -30,45 +34,36 @@ def forests(draw: st.DrawFn, most: int = 40) -> list[Said]:
     said: list[Said] = []
     for number in range(draw(st.integers(0, most))):
         parent = draw(st.integers(0, number)) * 3 - 2
-        said.append(Said(max(parent, 0), draw(st.integers(0, 3)), draw(STATES)))
+        up, down = draw(VOTES)
+        said.append(Said(max(parent, 0), draw(st.integers(0, 3)), draw(STATES), draw(AUTHORS), up, down))
     return said
 
 
-VERSIONS = st.integers(0, 125)
-REQUESTS = st.builds(
+VERSIONS = st.integers(0, 40).map(lambda number: 1 + 3 * number) | st.integers(0, 125)
+SCORES = st.sampled_from([0.0, best(1, 0), best(2, 1), 1.0, 2.0, 3.0, 4.0]) | st.floats(0, 20)
+LISTS = st.builds(
     PageRequest,
     sort=SORTS,
     limit=st.integers(1, 8),
     replies=st.integers(0, 4),
     depth=st.integers(0, 4),
     parent_id=st.none() | VERSIONS.map(comment_id),
-    after=st.none() | VERSIONS,
+    after=st.none() | st.builds(Place, VERSIONS, SCORES),
 )
-
-
-def run_on(redis_url: str, scenario: Callable[[Views], Awaitable[None]]) -> None:
-    async def run() -> None:
-        async with Redis.from_url(redis_url) as redis:
-            await redis.flushdb()
-            await scenario(Views(redis))
-
-    asyncio.run(run())
-
-
-async def written(views: Views, index: FoldIndex, size: int = 7) -> Head:
-    build = views.build(STREAM)
-    for changes in whole(index, size):
-        await build.write(changes)
-    assert await build.switch(None, Head.of(index.thread)) is Outcome.APPLIED
-    head = await views.head(STREAM)
-    assert head is not None
-    return head
+FOCUSED = st.builds(
+    PageRequest,
+    sort=SORTS,
+    replies=st.integers(0, 4),
+    depth=st.integers(0, 4),
+    focus=VERSIONS.map(comment_id),
+)
+REQUESTS = LISTS | FOCUSED
 
 
 async def paged(views: Views, request: PageRequest) -> Selection | type[Exception]:
     try:
         answer = await views.page(STREAM, request)
-    except (ParentNotFound, CursorInvalid) as error:
+    except REFUSALS as error:
         return type(error)
     assert answer is not None
     return answer[1]
@@ -77,7 +72,7 @@ async def paged(views: Views, request: PageRequest) -> Selection | type[Exceptio
 def folded(index: FoldIndex, request: PageRequest) -> Selection | type[Exception]:
     try:
         return index.page(request)
-    except (ParentNotFound, CursorInvalid) as error:
+    except REFUSALS as error:
         return type(error)
 
 
@@ -102,6 +97,70 @@ def test_redis_and_the_fold_pick_the_same_page(
     run_on(redis_url, scenario)
 
 
+@pytest.mark.parametrize("sort", ["oldest", "newest", "best", "replies"])
+def test_the_path_to_a_comment_deep_in_a_thread_is_cut_at_32(redis_url: str, sort: Sort) -> None:
+    index = index_of(thread_of([*(Said(number, up=number % 3) for number in range(80)), Said(70), Said(70)]))
+
+    async def scenario(views: Views) -> None:
+        await written(views, index)
+        for posted in (1, 2, 31, 32, 33, 34, 64, 65, 66, 70, 80, 82):
+            request = PageRequest(sort, focus=comment_id(posted))
+            page = await paged(views, request)
+            assert page == folded(index, request)
+            assert isinstance(page, Selection)
+            assert page.picked[page.pathed].posted == posted
+            assert len(page.ancestors) == min(max(posted - 33 if posted < 81 else 70 - 32, 0), 32)
+
+    run_on(redis_url, scenario)
+
+
+@pytest.mark.parametrize("sort", RANKED)
+def test_paging_goes_on_from_the_score_that_a_comment_had_whatever_it_has_by_now(
+    redis_url: str, sort: Sort
+) -> None:
+    """Of equal scores, equal times and both; from each comment with each of the scores."""
+    votes = [(0, 0), (1, 1), (2, 2), (2, 1)]
+    said = [
+        Said(0, (number * 5) % 3, up=votes[number % 4][0], down=votes[number % 4][1]) for number in range(16)
+    ]
+    said += [Said(1 + number % 16) for number in range(24)]
+    index = index_of(thread_of(said))
+    roots = index.children(0)
+    scores = {index.score(root, sort) for root in roots} | {0.1, 99.0}
+
+    async def scenario(views: Views) -> None:
+        await written(views, index)
+        for root, score in product(roots, scores):
+            request = PageRequest(sort, limit=3, replies=0, after=Place(root, score))
+            assert await paged(views, request) == folded(index, request), (root, score)
+
+    run_on(redis_url, scenario)
+
+
+@pytest.mark.parametrize("sort", RANKED)
+def test_a_list_of_which_thousands_have_a_score_is_paged_to_its_end(redis_url: str, sort: Sort) -> None:
+    """The rest of them is behind a long run of those that were shown."""
+    said = [Said(up=1, down=1)] * 4500 + [Said()] * 30
+    if sort == "replies":
+        said = [Said()] * 4530 + [Said(number + 1) for number in range(4500)]
+    index = index_of(thread_of(said))
+
+    async def scenario(views: Views) -> None:
+        await written(views, index, 1000)
+        request, listed = PageRequest(sort, limit=100, replies=0), list[int]()
+        while True:
+            page = await paged(views, request)
+            assert isinstance(page, Selection)
+            listed += [picked.posted for picked in page.picked]
+            if not page.more:
+                break
+            last = page.picked[-1]
+            request = replace(request, after=Place(last.posted, last.score))
+        assert listed == list(range(1, 4531))
+
+    run_on(redis_url, scenario)
+
+
 @REAL_SERVER
 @given(forest=forests(), sort=SORTS, limit=st.integers(1, 5))
 def test_paging_to_the_end_lists_every_comment_once(
@@ -121,32 +180,13 @@ def test_paging_to_the_end_lists_every_comment_once(
                 listed += [picked.posted for picked in page.picked[: page.roots]]
                 if not page.more:
                     break
-                request = replace(request, after=page.last_root)
-            assert (listed if sort == "oldest" else listed[::-1]) == list(index.children(posted))
+                last = page.picked[page.roots - 1]
+                request = replace(request, after=Place(last.posted, last.score))
+            assert (listed[::-1] if sort == "newest" else listed) == sorted(
+                index.children(posted), key=lambda child: -index.score(child, sort)
+            )
 
     run_on(redis_url, scenario)
-
-
-async def follow(views: Views, head: Head, thread: ThreadState, batch: list[int]) -> Head:
-    """Bring the view up to `thread`, whose comments `batch` are new to it or changed."""
-    comments = {comment.posted: comment for comment in thread.comments.values()}
-    parents = {comments[posted].parent for posted in batch}
-    touched = await views.touch(STREAM, head, {comments[posted].id for posted in batch}, parents)
-    assert touched is not None
-    changes = Changes()
-    chains: dict[int, tuple[int, ...]] = {0: (), **touched.chains}
-    for posted in batch:
-        comment = comments[posted]
-        if comment.id in touched.nodes:
-            assert touched.nodes[comment.id][0] == posted
-            changes.nodes[posted] = node_of(comment)
-            continue
-        above = (comment.parent, *chains[comment.parent]) if comment.parent else ()
-        chains[posted] = above
-        changes.add(comment, node_of(comment), above)
-    new = Head.of(thread, head.build)
-    assert await views.apply(STREAM, head, new, changes) is Outcome.APPLIED
-    return new
 
 
 @REAL_SERVER
@@ -173,10 +213,11 @@ def test_a_view_kept_up_equals_one_built_afresh(
             for comment in list(thread.comments.values())[::5]:
                 comment.revision += 1
                 comment.version = thread.version
+                comment.up, comment.down = data.draw(VOTES)
+                comment.state = data.draw(STATES)
                 batch.append(comment.posted)
             if batch:
-                head = await follow(views, head, thread, sorted(set(batch)))
-        kept_up = {row.posted: row async for row in views.dump(STREAM, head.build)}
-        assert kept_up == {row.posted: row for row in index_of(thread).placed()}
+                head = await follow(views, head, thread, batch)
+        assert await rows_of(views, head) == rows(index_of(thread))
 
     run_on(redis_url, scenario)
