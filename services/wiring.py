@@ -24,10 +24,13 @@ from services.eventlog.log import EventLog
 from services.eventlog.migrate import check
 from services.eventlog.pool import Hosts, open_pool
 from services.eventlog.sites import Sites
+from services.eventlog.snapshots import Snapshots
 from services.projection.advance import Projector
+from services.projection.logpages import LogPages
 from services.projection.reader import ThreadReader
 from services.projection.replay import Replayer
 from services.projection.verify import Verifier
+from services.readmodel.resting import RestingPool
 from services.readmodel.views import Views
 from services.settings import Settings
 
@@ -60,14 +63,18 @@ class Resources:
     log: EventLog
     views: Views
     projector: Projector
+    log_pages: LogPages
     reader: ThreadReader
     verifier: Verifier
     replayer: Replayer
 
 
 @asynccontextmanager
-async def resources(settings: Settings, redis_patience: float = REDIS_S) -> AsyncIterator[Resources]:
-    """Connect to Postgres and Redis, whose answers are waited for that many seconds.
+async def resources(
+    settings: Settings, redis_patience: float = REDIS_S, *, rests: bool = False
+) -> AsyncIterator[Resources]:
+    """Connect to Postgres and Redis, whose answers are waited for that many seconds; where it `rests`, a
+    Redis that did not answer is left alone until it does.
 
     Raises OSError or asyncpg's errors where Postgres is away, SchemaMismatch where its schema is older than
     this release, ConfigurationError where the master key is not this database's. Redis may be away: it is
@@ -79,13 +86,16 @@ async def resources(settings: Settings, redis_patience: float = REDIS_S) -> Asyn
     async with open_pool(hosts, settings.pool_size, session=READER_SESSION) as pool:
         async with pool.acquire() as connection:
             lanes = await check(connection)
-        redis = connect_redis(settings.redis_url, redis_patience)
+        redis = connect_redis(settings.redis_url, redis_patience, rests=rests)
+        reader: ThreadReader | None = None
         try:
             log = EventLog(pool)
             keyring = Keyring(pool, master)
             await check_redis(redis)
             views = Views(redis)
             projector = Projector(log, keyring, views)
+            log_pages = LogPages(log, keyring, Snapshots(pool))
+            reader = ThreadReader(log, keyring, views, projector, log_pages)
             sites = Sites(pool, master)
             await sites.check_master()
             yield Resources(
@@ -102,11 +112,14 @@ async def resources(settings: Settings, redis_patience: float = REDIS_S) -> Asyn
                 log=log,
                 views=views,
                 projector=projector,
-                reader=ThreadReader(log, keyring, views, projector),
+                log_pages=log_pages,
+                reader=reader,
                 verifier=Verifier(pool, log, projector),
                 replayer=Replayer(pool, projector, DeadLetters(pool, ""), lanes),
             )
         finally:
+            if reader is not None:
+                await reader.stop()
             await redis.aclose()
 
 
@@ -119,10 +132,11 @@ async def check_redis(redis: Redis) -> None:
             raise SchemaMismatch(f"Redis {_MINIMUM_REDIS} or later is needed; this is {major}")
 
 
-def connect_redis(url: str, patience: float = REDIS_S) -> Redis:
+def connect_redis(url: str, patience: float = REDIS_S, *, rests: bool = False) -> Redis:
     """A client with bounded connections and waits, of at most `patience` seconds for an answer. Commands are
-    not retried: callers know what may be."""
-    pool = BlockingConnectionPool.from_url(
+    not retried: callers know what may be. One that `rests` leaves a Redis alone that did not answer."""
+    kind = RestingPool if rests else BlockingConnectionPool
+    pool = kind.from_url(
         url,
         max_connections=32,
         timeout=min(2.0, patience),

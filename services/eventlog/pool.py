@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from weakref import WeakSet
 
 import asyncpg
-from asyncpg.pool import PoolAcquireContext
+from asyncpg.pool import PoolAcquireContext, PoolConnectionProxy
 
 if TYPE_CHECKING:
     _Pool = asyncpg.Pool[Any]
@@ -94,6 +94,12 @@ class BoundedPool(_Pool):
         return super().acquire(timeout=self.patience if timeout is None else timeout)
 
 
+async def _learn_arrays(connection: asyncpg.Connection | PoolConnectionProxy[Any]) -> None:
+    """Have a new connection look up the array types that queries name, which takes asyncpg some milliseconds:
+    the first reader would wait for that, after a start and whenever the pool grows."""
+    await connection.prepare("select null::uuid[], null::bigint[], null::text[], null::bytea[]")
+
+
 def open_pool(
     database: str | Hosts, size: int, *, session: Mapping[str, str], patience: float = PATIENCE_S
 ) -> BoundedPool:
@@ -110,6 +116,7 @@ def open_pool(
         timeout=5,
         command_timeout=30,
         server_settings=dict(session),
+        init=_learn_arrays,
     )
     pool.patience = patience
     return pool

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -17,13 +16,14 @@ from itertools import islice
 from typing import Final, ParamSpec, TypeVar
 from uuid import UUID
 
-from schema.events.envelope import Recorded, micros
+from schema.events.envelope import Recorded
 from services.core.page import FoldIndex, PageRequest, Picked, Selection
-from services.core.thread import Comment, ThreadState
+from services.core.thread import ThreadState
 from services.errors import Overloaded, PoisonEvent, Unavailable
 from services.eventlog.keys import Keyring
 from services.eventlog.log import EventLog
-from services.projection.fold import CHUNK, OFF_LOOP, Texts, evolve_all, fold, resume, subjects
+from services.projection.fold import CHUNK, OFF_LOOP, Folded, Texts, evolve_all, fold, resume, subjects
+from services.projection.whole import Whole
 from services.readmodel.records import Changes, Head, Outcome
 from services.readmodel.views import Build, Views
 
@@ -38,6 +38,9 @@ WRITE: Final = 500
 TEXTS: Final = 1 << 20
 """Bytes of sealed text that one step brings into a view, at most, beside a single longer one."""
 
+SHORT: Final = 2_000
+"""Threads of up to so many events are folded on the event loop, in slices; readers build their views."""
+
 KEPT: Final = 20_000
 """The events of streams up to this length are kept between the fold of their structure and of their texts."""
 
@@ -49,20 +52,6 @@ _FOLDS: Final = 4
 
 _WAITING: Final = 200
 """Folds that wait for their turn; more are refused."""
-
-
-class Whole:
-    """A thread folded whole in memory: its index, and the events at hand for its texts.
-
-    `poison` is the event before which the fold had to stop, if there is one.
-    """
-
-    def __init__(self, stream_id: UUID) -> None:
-        self.thread = ThreadState(stream_id)
-        self.events: dict[int, Recorded] = {}
-        self.index = FoldIndex(self.thread, {})
-        self.indexed = 0
-        self.poison: PoisonEvent | None = None
 
 
 class Projector:
@@ -83,30 +72,55 @@ class Projector:
     async def advance(self, stream_id: UUID, to: int | None = None) -> Head | None:
         """Bring the thread's view up to version `to`, or up to the log's end as it is now; its head.
 
-        None for a thread without events. A parked view stays as it is. Raises PoisonEvent, UnknownEventType;
-        Unavailable where other writers always were first, Overloaded where too many views are being built.
+        Where there is none it is built. None for a thread without events. A parked view stays as it is.
+        Raises PoisonEvent, UnknownEventType; Unavailable where other writers always were first, Overloaded
+        where too many views are being built.
         """
+        head = await self.bring_up(stream_id, to)
+        return await self.rebuild_once(stream_id) if head is None else head
+
+    async def follow(self, stream_id: UUID) -> Head | None:
+        """The projector's step for a message: as `advance`, but where there is no view, one process builds it
+        and the others leave it to that one; that of a long thread is built where a reader missed it.
+
+        None where there is no view to bring up.
+        """
+        head = await self.bring_up(stream_id)
+        if head is not None:
+            return head
+        last = await self.log.head(stream_id)
+        if last is None or (last[0] > SHORT and not await self.views.leases.wanted(stream_id)):
+            return None
+        async with self.views.leases.held(stream_id) as mine:
+            if not mine:
+                return None
+            if await self.views.head(stream_id) is None:
+                await self.rebuild_once(stream_id)
+        # Whoever came for a later event meanwhile has left it to this process.
+        return await self.bring_up(stream_id)
+
+    async def bring_up(self, stream_id: UUID, to: int | None = None) -> Head | None:
+        """As `advance`, but builds nothing: None where there is no view."""
         for _ in range(_TRIES):
             head = await self.views.head(stream_id)
-            while head is not None:
+            if head is None:
+                return None
+            while True:
                 if head.stale or (to is not None and head.version >= to):
                     return head
                 events = await self.log.events_after(stream_id, head.version - 1, CHUNK + 1)
                 if not events or events[0].version != head.version or events[0].hash != head.hash:
                     _log.warning("the view of %s tells another story than the log: rebuilding", stream_id)
-                    head = None
-                elif len(events) == 1:
+                    return await self.rebuild_once(stream_id)
+                if len(events) == 1:
                     return head
-                else:
-                    chunk = _at_once(events[1:])
-                    moved = await self._step(stream_id, head, chunk)
-                    if moved is None:
-                        break
-                    if len(chunk) == len(events) - 1 < CHUNK:
-                        return moved
-                    head = moved
-            else:
-                return await self.rebuild_once(stream_id)
+                chunk = _at_once(events[1:])
+                moved = await self._step(stream_id, head, chunk)
+                if moved is None:
+                    break
+                if len(chunk) == len(events) - 1 < CHUNK:
+                    return moved
+                head = moved
         raise Unavailable(f"the view of {stream_id} is busy")
 
     async def _step(self, stream_id: UUID, head: Head, events: list[Recorded]) -> Head | None:
@@ -125,9 +139,7 @@ class Projector:
             known=known,
         )
         new = Head.of(thread, head.build)
-        outcome = await self.views.apply(
-            stream_id, head, new, _changes(folded.added, nodes, folded.descendants)
-        )
+        outcome = await self.views.apply(stream_id, head, new, _changes(folded, nodes, folded.descendants))
         if outcome is not Outcome.APPLIED:
             return None
         self.projected += len(events)
@@ -151,13 +163,13 @@ class Projector:
         """
         async with self._slot():
             if whole is None:
-                whole = await self._whole(stream_id)
+                whole = await self._whole(stream_id, voters=False)
             for _ in range(_TRIES):
                 try:
                     head = await self._build(whole)
                     break
                 except PoisonEvent as error:  # a text that does not open: serve what comes before it
-                    whole = await self._whole(stream_id, to=error.version - 1)
+                    whole = await self._whole(stream_id, to=error.version - 1, voters=False)
                     whole.poison = error
             else:
                 raise whole.poison or Unavailable(f"the view of {stream_id} cannot be built")
@@ -184,6 +196,7 @@ class Projector:
             before = await self.views.head(whole.thread.stream_id)
             await self._catch_up(build, whole)
             head = replace(Head.of(whole.thread, build.token), stale=whole.poison is not None)
+            await self.views.recency.built(whole.thread.stream_id)
             outcome = await build.switch(before, head)
             if outcome is Outcome.APPLIED:
                 self.rebuilds += 1
@@ -201,6 +214,8 @@ class Projector:
         parents: dict[int, int] | None = None
         async for events in self.log.pages(thread.stream_id, thread.version, size=CHUNK):
             if parents is None:
+                async with whole.reading:
+                    whole.move()
                 parents = {comment.posted: comment.parent for comment in index.comments.values()}
             folded = await _off_loop(len(events), fold, thread, parents, events)
             for comment in folded.added:
@@ -214,14 +229,16 @@ class Projector:
                 known={},
             )
             counts = {posted: index.descendants[posted] for posted in folded.descendants}
-            await build.write(_changes(folded.added, nodes, counts))
+            await build.write(_changes(folded, nodes, counts))
 
     async def _write(self, build: Build, index: FoldIndex, events: dict[int, Recorded]) -> None:
         comments = iter(index.comments.values())
         while chunk := list(islice(comments, WRITE)):
-            nodes = await self._texts.nodes(index.thread.stream_id, chunk, events=events, known={})
+            made = {c.posted: raw for c in chunk if (raw := index.node(c.posted))}
+            missing = [comment for comment in chunk if comment.posted not in made]
+            nodes = made | await self._texts.nodes(index.thread.stream_id, missing, events=events, known={})
             counts = {c.posted: index.descendants[c.posted] for c in chunk if c.posted in index.descendants}
-            await build.write(_changes(chunk, nodes, counts))
+            await build.write(Changes.of(chunk, nodes, counts))
 
     async def structure(self, thread: ThreadState, to: int | None = None) -> dict[int, Recorded]:
         """Fold the thread's stream, from where `thread` stands up to `to` or the end, onto `thread`.
@@ -233,16 +250,22 @@ class Projector:
         kept: dict[int, Recorded] = {}
         if to is not None and thread.version >= to:
             return kept
-        async for events in self.log.pages(thread.stream_id, thread.version, to=to, size=CHUNK):
-            await _off_loop(len(events), evolve_all, thread, events)
+        async for events in _ahead(self.log.pages(thread.stream_id, thread.version, to=to, size=CHUNK)):
+            # In slices of a fraction of a millisecond, between which others have their turn. In a thread of
+            # its own the same work took a fifth longer, and cost those others more: each time that they want
+            # the interpreter back they wait for as long as a thread may keep it, 5 ms.
+            for begin in range(0, len(events), OFF_LOOP):
+                evolve_all(thread, events[begin : begin + OFF_LOOP])
+                await asyncio.sleep(0)
             if thread.version <= KEPT:
                 kept.update((event.version, event) for event in events)
             else:
                 kept.clear()
         return kept
 
-    async def _whole(self, stream_id: UUID, to: int | None = None) -> Whole:
+    async def _whole(self, stream_id: UUID, to: int | None = None, *, voters: bool = True) -> Whole:
         whole = Whole(stream_id)
+        whole.thread.voters = voters
         try:
             whole.events = await self.structure(whole.thread, to)
         except PoisonEvent as error:
@@ -253,40 +276,56 @@ class Projector:
     async def reindex(self, whole: Whole) -> None:
         """Bring the index up to the fold, which went on without it."""
         if whole.indexed != whole.thread.version:
-            whole.index = await _off_loop(
-                len(whole.thread.comments), FoldIndex, whole.thread, defaultdict(bytes)
-            )
+            whole.nodes.clear()
+            if whole.thread.version <= SHORT:
+                whole.index = FoldIndex(whole.thread, whole.nodes)
+            else:
+                whole.index = await asyncio.to_thread(FoldIndex, whole.thread, whole.nodes)
             whole.indexed = whole.thread.version
 
-    async def whole(self, stream_id: UUID) -> Whole:
+    async def whole(self, stream_id: UUID, to: int | None = None) -> Whole:
         """The thread folded in memory, its texts neither opened nor rendered. Raises Overloaded."""
         async with self._slot():
-            return await self._whole(stream_id)
+            return await self._whole(stream_id, to)
 
     async def page(self, whole: Whole, request: PageRequest) -> Selection:
-        """A page of a thread folded in memory; only the texts on it are opened and rendered."""
-        selection = whole.index.page(request)
-        return replace(selection, picked=tuple(await self._rendered(whole, selection.picked)))
+        """A page of a thread folded in memory; only the texts on it are opened and rendered.
+
+        Raises Moved, ParentNotFound, CursorInvalid, and PoisonEvent where one of its texts does not open.
+        """
+        async with whole.reading:
+            whole.check()
+            selection = whole.pages.get(request)
+            if selection is None:
+                selection = whole.index.page(request)
+                selection = replace(selection, picked=tuple(await self._rendered(whole, selection.picked)))
+                whole.keep(request, selection)
+            return selection
 
     async def comment(self, whole: Whole, comment_id: UUID) -> tuple[Picked, tuple[UUID, ...]] | None:
-        """One comment of a thread folded in memory, and its path; None where there is no such comment."""
-        found = whole.index.comment(comment_id)
-        if found is None:
-            return None
-        [picked] = await self._rendered(whole, (found[0],))
-        return picked, found[1]
+        """One comment of a thread folded in memory, and its path; None where there is no such comment.
+
+        Raises Moved, and PoisonEvent where its text does not open.
+        """
+        async with whole.reading:
+            whole.check()
+            found = whole.index.comment(comment_id)
+            if found is None:
+                return None
+            [picked] = await self._rendered(whole, (found[0],))
+            return picked, found[1]
 
     async def _rendered(self, whole: Whole, picked: tuple[Picked, ...]) -> list[Picked]:
-        comments = [whole.index.comments[one.posted] for one in picked]
-        nodes = await self._texts.nodes(whole.thread.stream_id, comments, events=whole.events, known={})
-        return [one._replace(raw=nodes[one.posted]) for one in picked]
+        missing = [whole.index.comments[one.posted] for one in picked if one.posted not in whole.nodes]
+        whole.nodes |= await self._texts.nodes(whole.thread.stream_id, missing, events=whole.events, known={})
+        return [one._replace(raw=whole.nodes[one.posted]) for one in picked]
 
     async def index(self, stream_id: UUID, to: int | None = None) -> FoldIndex:
         """The thread folded in memory, with all its nodes: what a view at version `to` must hold.
 
         Raises PoisonEvent, UnknownEventType.
         """
-        thread = ThreadState(stream_id)
+        thread = ThreadState(stream_id, voters=False)
         events = await self.structure(thread, to)
         nodes: dict[int, bytes] = {}
         comments = iter(thread.comments.values())
@@ -310,6 +349,18 @@ class Projector:
             self._slots.release()
 
 
+async def _ahead(pages: AsyncIterator[list[Recorded]]) -> AsyncIterator[list[Recorded]]:
+    """These pages, each of which is read while the one before it is worked on."""
+    reading = asyncio.ensure_future(anext(pages, None))
+    try:
+        while (events := await reading) is not None:
+            reading = asyncio.ensure_future(anext(pages, None))
+            yield events
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+
+
 def _at_once(events: list[Recorded]) -> list[Recorded]:
     """The first of these events, as far as their texts may be written to Redis in one call."""
     size = 0
@@ -320,12 +371,9 @@ def _at_once(events: list[Recorded]) -> list[Recorded]:
     return events
 
 
-def _changes(added: list[Comment], nodes: dict[int, bytes], descendants: dict[int, int]) -> Changes:
-    return Changes(
-        nodes=nodes,
-        added=[(c.parent, c.posted, micros(c.created_at), c.id) for c in added],
-        descendants=descendants,
-    )
+def _changes(folded: Folded, nodes: dict[int, bytes], descendants: dict[int, int]) -> Changes:
+    older = folded.touched.keys() - {comment.posted for comment in folded.added}
+    return Changes.of(folded.touched.values(), nodes, descendants, older=older, voted=folded.voted)
 
 
 async def _off_loop(size: int, function: Callable[_P, _R], *arguments: _P.args, **named: _P.kwargs) -> _R:

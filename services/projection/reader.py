@@ -6,9 +6,8 @@ Where Redis is away, the thread is folded in memory instead: slower, never wrong
 from __future__ import annotations
 
 import asyncio
-import logging
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from typing import Final
 from uuid import UUID
 
@@ -17,23 +16,20 @@ from redis.exceptions import RedisError
 from schema.events.envelope import Recorded
 from schema.events.registry import UPCASTERS
 from services.core.markup import render
-from services.core.page import PageRequest, Picked, Selection
-from services.errors import (
-    CommentNotFound,
-    ParentNotFound,
-    PoisonEvent,
-    ThreadParked,
-    Unavailable,
-    VersionNotReached,
-)
+from services.core.page import PageRequest
+from services.errors import CommentNotFound, ThreadParked, Unavailable, VersionNotReached
 from services.eventlog.keys import AuthorKey, Keyring
 from services.eventlog.log import EventLog
-from services.projection.advance import Projector, Whole
+from services.projection.advance import Projector
+from services.projection.answers import EMPTY, OneComment, Revision, ThreadPage
+from services.projection.cold import ColdReads
 from services.projection.fold import open_text
+from services.projection.logpages import LogPages
+from services.readmodel.recency import Reads
 from services.readmodel.records import Head
 from services.readmodel.views import Views
 
-_log = logging.getLogger(__name__)
+__all__ = ["EMPTY", "OneComment", "Revision", "ThreadPage", "ThreadReader"]
 
 _TRIES: Final = 5
 """How often a page whose view vanishes meanwhile is tried again."""
@@ -41,59 +37,64 @@ _TRIES: Final = 5
 _AWAY: Final = (RedisError, Unavailable)
 """Redis does not answer, or is full: the thread is folded in memory instead."""
 
-EMPTY: Final = Selection(picked=(), roots=0, more=False)
-
-
-@dataclass(frozen=True, slots=True)
-class ThreadPage:
-    """A page of a thread. `head` is None for a thread without events."""
-
-    head: Head | None
-    selection: Selection
-    stale: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class OneComment:
-    """One comment with its path: the last 32 ancestors, root first."""
-
-    head: Head
-    picked: Picked
-    path: tuple[UUID, ...]
-    stale: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Revision:
-    """One text that a comment has had. `body` and `html` are None where its key is destroyed."""
-
-    revision: int
-    body: str | None
-    html: str | None
-    edited_at: datetime
-    edited_by: str | None
-
 
 class ThreadReader:
     """Answers reads of threads."""
 
-    def __init__(self, log: EventLog, keyring: Keyring, views: Views, projector: Projector) -> None:
+    def __init__(
+        self, log: EventLog, keyring: Keyring, views: Views, projector: Projector, pages: LogPages
+    ) -> None:
         self._log = log
         self._keyring = keyring
         self._views = views
         self._projector = projector
-        self._folding: dict[UUID, asyncio.Task[Whole]] = {}
+        self._advancing: dict[UUID, asyncio.Task[Head | None]] = {}
+        self.cold_reads = ColdReads(log, projector, views, pages)
+        """What answers where there is no view."""
+        self.reads = Reads()
+        """Which views were read: to be told of every read that is answered without this reader."""
         self.cold = 0
         """How many reads found no view."""
+
+    async def stop(self) -> None:
+        """End what goes on behind the answers."""
+        await self.cold_reads.stop()
+
+    @property
+    def away(self) -> bool:
+        """Whether the views' Redis does not answer, and is left alone."""
+        return self._views.resting
+
+    @property
+    def faults(self) -> int:
+        """How often the views' Redis did not answer somebody."""
+        return self._views.faults
+
+    async def heads(self, stream_ids: Collection[UUID]) -> dict[UUID, Head]:
+        """The heads of those threads that have a view, for whoever answers reads with what was read before:
+        that counts as reading the views. Raises redis.exceptions.RedisError."""
+        heads = await self._views.heads(stream_ids)
+        for stream_id in heads:
+            self.reads.add(stream_id)
+        return heads
 
     async def thread(self, stream_id: UUID, min_version: int | None = None) -> tuple[Head | None, bool]:
         """The thread's head, and whether it is stale. Raises VersionNotReached, ThreadParked."""
         try:
-            head = await self._head(stream_id, min_version)
-        except _AWAY as error:
-            whole = await self._fold(stream_id, min_version, error)
-            return (Head.of(whole.thread) if whole.thread.version else None), True
-        return head, head is not None and head.stale
+            for _ in range(_TRIES):
+                head = await self._head(stream_id, min_version)
+                if head is not None:
+                    self.reads.add(stream_id)
+                    return head, head.stale
+                self.cold += 1
+                found = await self.cold_reads.head(stream_id, min_version)
+                if found is not None:
+                    return found
+        except _AWAY:
+            found = await self.cold_reads.head(stream_id, min_version, away=True)
+            if found is not None:
+                return found
+        raise Unavailable(f"the view of {stream_id} does not stay")
 
     async def page(self, stream_id: UUID, request: PageRequest, min_version: int | None = None) -> ThreadPage:
         """A page of the thread.
@@ -108,15 +109,17 @@ class ThreadReader:
                 if answer is not None:
                     head, selection = answer
                     if min_version is None or head.version >= min_version:
+                        self.reads.add(stream_id)
                         return ThreadPage(head, selection, head.stale)
-                elif await self._cold(stream_id) is None:
-                    return _empty(request)
-        except _AWAY as error:
-            whole = await self._fold(stream_id, min_version, error)
-            if whole.thread.version == 0:
-                return _empty(request)
-            selection = await self._projector.page(whole, request)
-            return ThreadPage(Head.of(whole.thread), selection, stale=True)
+                    continue
+                self.cold += 1
+                page = await self.cold_reads.page(stream_id, request, min_version)
+                if page is not None:
+                    return page
+        except _AWAY:
+            page = await self.cold_reads.page(stream_id, request, min_version, away=True)
+            if page is not None:
+                return page
         raise Unavailable(f"the view of {stream_id} does not stay")
 
     async def comment(self, stream_id: UUID, comment_id: UUID, min_version: int | None = None) -> OneComment:
@@ -127,19 +130,39 @@ class ThreadReader:
                     await self._head(stream_id, min_version)
                 one = await self._views.comment(stream_id, comment_id)
                 if one is None:
-                    if await self._cold(stream_id) is None:
-                        raise CommentNotFound(comment_id)
+                    self.cold += 1
+                    found = await self.cold_reads.comment(stream_id, comment_id, min_version)
+                    if found is not None:
+                        return found
+                elif min_version is not None and one.head.version < min_version:
+                    continue
                 elif one.picked is not None:
+                    self.reads.add(stream_id)
                     return OneComment(one.head, one.picked, one.path, one.head.stale)
                 elif not await self._is_ahead(stream_id, comment_id, one.head):
                     raise CommentNotFound(comment_id)
-        except _AWAY as error:
-            whole = await self._fold(stream_id, min_version, error)
-            found = await self._projector.comment(whole, comment_id)
-            if found is None:
-                raise CommentNotFound(comment_id) from None
-            return OneComment(Head.of(whole.thread), *found, stale=True)
+        except _AWAY:
+            found = await self.cold_reads.comment(stream_id, comment_id, min_version, away=True)
+            if found is not None:
+                return found
         raise Unavailable(f"the view of {stream_id} does not stay")
+
+    async def comments(self, stream_id: UUID, ids: Sequence[UUID]) -> dict[UUID, OneComment]:
+        """Those of the comments `ids` that the thread has, by their ids, in one round trip where it has a
+        view that is up to them. Raises ThreadParked."""
+        found: dict[UUID, OneComment] = {}
+        try:
+            seen = await self._views.comments(stream_id, ids) or ()
+        except _AWAY:
+            seen = ()  # one fold answers for all of them
+        for comment_id, one in zip(ids, seen, strict=False):
+            if one.picked is not None:
+                found[comment_id] = OneComment(one.head, one.picked, one.path, one.head.stale)
+        for comment_id in ids:
+            if comment_id not in found:
+                with suppress(CommentNotFound):
+                    found[comment_id] = await self.comment(stream_id, comment_id)
+        return found
 
     async def revisions(
         self, stream_id: UUID, comment_id: UUID, after: int = 0, limit: int = 100
@@ -159,57 +182,37 @@ class ThreadReader:
         return [_revision(event, keys) for event in events]
 
     async def _head(self, stream_id: UUID, min_version: int | None) -> Head | None:
+        """The view's head, brought up to `min_version`; None where there is no view."""
         head = await self._views.head(stream_id)
-        if head is None:
-            head = await self._cold(stream_id)
-        if min_version is None or (head is not None and head.version >= min_version):
+        if head is None or min_version is None or head.version >= min_version:
             return head
-        if head is None or not head.stale:
-            head = await self._projector.advance(stream_id, min_version)
-        reached = 0 if head is None else head.version
-        if head is not None and reached < min_version and head.stale:
-            raise ThreadParked(stream_id, reached)
-        if reached < min_version:
-            raise VersionNotReached(min_version, reached)
+        if not head.stale:
+            head = await self._advanced(stream_id, min_version)
+        if head is not None and head.version < min_version:
+            if head.stale:
+                raise ThreadParked(stream_id, head.version)
+            raise VersionNotReached(min_version, head.version)
         return head
 
-    async def _cold(self, stream_id: UUID) -> Head | None:
-        """Build the view that a read missed; None for a thread without events.
-
-        Where an event cannot be applied, the view of what comes before it is built, and serves.
-        """
-        if await self._log.head(stream_id) is None:
-            return None
-        self.cold += 1
-        try:
-            return await self._projector.advance(stream_id)
-        except PoisonEvent:
-            head = await self._views.head(stream_id)
-            if head is None:
-                raise
-            return head
+    async def _advanced(self, stream_id: UUID, to: int) -> Head | None:
+        """Bring the view up to the log; those who ask at the same time share one advance."""
+        while True:
+            running = self._advancing.get(stream_id)
+            mine = running is None
+            if running is None:
+                running = asyncio.create_task(self._projector.bring_up(stream_id))
+                self._advancing[stream_id] = running
+                running.add_done_callback(lambda _: self._advancing.pop(stream_id, None))
+            head = await asyncio.shield(running)
+            if mine or head is None or head.stale or head.version >= to:
+                return head
 
     async def _is_ahead(self, stream_id: UUID, comment_id: UUID, head: Head) -> bool:
         """Whether the log has a comment that its view lacks; the view is brought up to it."""
         if head.stale or await self._log.comment_key(stream_id, comment_id) is None:
             return False
-        await self._projector.advance(stream_id)
+        await self._projector.bring_up(stream_id)
         return True
-
-    async def _fold(self, stream_id: UUID, min_version: int | None, error: Exception) -> Whole:
-        """The thread folded in memory; those who ask at the same time share one fold."""
-        running = self._folding.get(stream_id)
-        if running is None:
-            _log.warning("no view is to be had (%s): folding in memory", type(error).__name__)
-            running = asyncio.create_task(self._projector.whole(stream_id))
-            self._folding[stream_id] = running
-            running.add_done_callback(lambda _: self._folding.pop(stream_id, None))
-        whole = await asyncio.shield(running)
-        if min_version is not None and whole.thread.version < min_version:
-            if whole.poison is not None:
-                raise ThreadParked(stream_id, whole.thread.version)
-            raise VersionNotReached(min_version, whole.thread.version)
-        return whole
 
 
 def _revision(event: Recorded, keys: dict[UUID, AuthorKey]) -> Revision:
@@ -223,9 +226,3 @@ def _revision(event: Recorded, keys: dict[UUID, AuthorKey]) -> Revision:
         edited_at=event.recorded_at,
         edited_by=payload.get("by", "author"),
     )
-
-
-def _empty(request: PageRequest) -> ThreadPage:
-    if request.parent_id is not None:
-        raise ParentNotFound(request.parent_id)
-    return ThreadPage(None, EMPTY)

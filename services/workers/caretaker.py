@@ -27,6 +27,7 @@ from services.eventlog.locks import LockClass
 from services.eventlog.pool import Hosts
 from services.eventlog.queries import QUERIES
 from services.pokes import NOTIFY_ACTOR, PROJECT_ACTOR, QUEUES, Poker, queue_key
+from services.readmodel.budget import Budget
 from services.readmodel.views import Views
 from services.workers.faults import told
 from services.workers.metrics import WorkerMetrics
@@ -102,6 +103,7 @@ class Caretaker:
         letters: DeadLetters,
         poker: Poker,
         metrics: WorkerMetrics,
+        budget: Budget,
     ) -> None:
         """`broker` is a client of the broker's Redis, whose queues are measured."""
         self._hosts = Hosts.of(database)
@@ -110,6 +112,7 @@ class Caretaker:
         self._letters = letters
         self._poker = poker
         self._metrics = metrics
+        self._budget = budget
         self._rest = _Rest()
         self._lane_rests: defaultdict[int, _Rest] = defaultdict(_Rest)
         self._chores: dict[str, Callable[[_Connection], Awaitable[None]]] = {
@@ -118,6 +121,7 @@ class Caretaker:
             "retrying dead letters": self._retry_letters,
             "counting dead letters": self._count_letters,
             "measuring queues": self._measure_queues,
+            "keeping to the budget of memory": self._keep_to_budget,
         }
         self._chore_rests: defaultdict[str, _Rest] = defaultdict(_Rest)
         self._partitions_due = self._letters_due = 0.0
@@ -233,6 +237,13 @@ class Caretaker:
             length = await self._broker.llen(queue_key(queue))
             self._metrics.queue.labels(queue).set(length)
 
+    async def _keep_to_budget(self, _: _Connection) -> None:
+        spent = await self._budget.round()
+        self._metrics.views.set(spent.views)
+        self._metrics.views_memory.set(spent.used)
+        self._metrics.views_budget.set(spent.budget)
+        self._metrics.views_dropped.inc(spent.dropped)
+
     def _disown(self, leases: _Leases) -> None:
         """What this process no longer measures is not a number."""
         for lane in leases.sweepers:
@@ -242,6 +253,8 @@ class Caretaker:
                 self._metrics.dead_letters.labels(projection).set(math.nan)
             for queue in QUEUES.values():
                 self._metrics.queue.labels(queue).set(math.nan)
+            for gauge in (self._metrics.views, self._metrics.views_memory, self._metrics.views_budget):
+                gauge.set(math.nan)
 
     def _disown_lane(self, lane: int) -> None:
         for projection in Projection:

@@ -56,6 +56,15 @@ METRICS: Final = (
         "Age of the first event of the lane that a projection lacks, in seconds; 0 where it lacks none.",
     ),
     Metric("threadlog_dead_letters", "gauge", ("projection",), "Streams parked before an event."),
+    Metric("threadlog_views", "gauge", (), "Views that are there, of all formats."),
+    Metric("threadlog_views_memory_bytes", "gauge", (), "Memory that the views' server uses."),
+    Metric(
+        "threadlog_views_memory_budget_bytes",
+        "gauge",
+        (),
+        "What it may use before views are dropped; 0 where there is no bound.",
+    ),
+    Metric("threadlog_views_dropped_total", "counter", (), "Views dropped to keep to the budget."),
     Metric("threadlog_queue_messages", "gauge", ("queue",), "Messages that wait in a queue of the broker."),
 )
 _BY_NAME: Final = {metric.name: metric for metric in METRICS}
@@ -79,6 +88,10 @@ class WorkerMetrics:
         self.lag_seconds = self._gauge("threadlog_lag_seconds")
         self.dead_letters = self._gauge("threadlog_dead_letters")
         self.queue = self._gauge("threadlog_queue_messages")
+        self.views = self._gauge("threadlog_views")
+        self.views_memory = self._gauge("threadlog_views_memory_bytes")
+        self.views_budget = self._gauge("threadlog_views_memory_budget_bytes")
+        self.views_dropped = self._counter("threadlog_views_dropped_total")
         # A count that is there from the start is 0, not unknown.
         for actor in ACTORS:
             for outcome in ("done", "failed"):

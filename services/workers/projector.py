@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 from uuid import UUID
@@ -30,9 +30,20 @@ _MARK_TRIES: Final = 3
 
 
 class Following:
-    """Keeps views up to the log, message by message."""
+    """Keeps views up to the log, message by message.
 
-    def __init__(self, projector: Projector, letters: DeadLetters, *, at_once: int = AT_ONCE) -> None:
+    `announce` is told of each thread the version that its view has reached; 0 where nobody has asked for one.
+    """
+
+    def __init__(
+        self,
+        projector: Projector,
+        letters: DeadLetters,
+        *,
+        at_once: int = AT_ONCE,
+        announce: Callable[[UUID, int], None] = lambda _stream_id, _version: None,
+    ) -> None:
+        self._announce = announce
         self._projector = projector
         self._letters = letters
         self._slots = asyncio.Semaphore(at_once)
@@ -101,10 +112,11 @@ class Following:
         return True
 
     async def _step(self, stream_id: UUID, parked: Parked | None) -> None:
-        head = await self._projector.advance(stream_id)
+        head = await self._projector.follow(stream_id)
         if head is not None and head.stale and (parked is None or parked.build != self._letters.build):
             await self._projector.views.unpark(stream_id, head.version)
             head = await self._projector.advance(stream_id)
+        self._announce(stream_id, 0 if head is None else head.version)
         if parked is not None and head is not None and not head.stale and head.version >= parked.version:
             await self._letters.resurrect(Projection.VIEW, stream_id, head.version)
 

@@ -15,8 +15,12 @@ from services.errors import PoisonEvent, Unavailable, UnknownEventType
 from services.eventlog.appender import Committed
 from services.eventlog.appenders import Appenders
 from services.eventlog.checkpoints import DeadLetters, Parked, Projection
+from services.eventlog.snapshots import Snapshots
 from services.pokes import NOTIFY_ACTOR, PROJECT_ACTOR, Poker
 from services.projection.advance import Projector
+from services.projection.snapshotting import SnapshotWriter
+from services.readmodel.announcements import Announcer
+from services.readmodel.budget import Budget
 from services.readmodel.remains import Remains
 from services.settings import Settings
 from services.wiring import Resources, connect_redis, resources
@@ -28,6 +32,7 @@ from services.workers.metrics import WorkerMetrics
 from services.workers.notifier import Notifier
 from services.workers.projector import Following
 from services.workers.release import release
+from services.workers.snapshotter import Snapshotter
 
 _log = logging.getLogger(__name__)
 
@@ -162,7 +167,14 @@ class Runtime:
         settings = self._settings
         async with resources(settings) as made:
             letters = DeadLetters(made.pool, self._release)
-            following = Following(made.projector, letters)
+            announcer = Announcer(made.redis)
+            snapshotter = Snapshotter(SnapshotWriter(made.log, Snapshots(made.pool)))
+
+            def announce(stream_id: UUID, version: int) -> None:
+                announcer.moved(stream_id, version)
+                snapshotter.moved(stream_id, version)
+
+            following = Following(made.projector, letters, announce=announce)
             poker = Poker(settings.broker, aging=False)
             broker = connect_redis(settings.broker)
             caretaker = asyncio.create_task(
@@ -173,6 +185,11 @@ class Runtime:
                     letters=letters,
                     poker=poker,
                     metrics=self._metrics,
+                    budget=Budget(
+                        made.redis,
+                        made.views,
+                        None if settings.views_memory_mb is None else settings.views_memory_mb << 20,
+                    ),
                 ).run(),
                 name="caretaker",
             )
@@ -186,6 +203,7 @@ class Runtime:
                 ).run(),
                 name="eraser",
             )
+            snapshots = asyncio.create_task(snapshotter.run(), name="snapshotter")
             poker.start()
             opened.set_result(
                 _Opened(made.projector, following, Notifier(made.pool), letters, caretaker, eraser)
@@ -195,6 +213,8 @@ class Runtime:
             finally:
                 await dismiss(caretaker)
                 await dismiss(eraser)
+                await dismiss(snapshots)
+                await announcer.stop()
                 await asyncio.to_thread(poker.stop)
                 await broker.aclose()
 

@@ -18,6 +18,7 @@ from services.eventlog.checkpoints import Projection
 from services.eventlog.locks import LockClass
 from services.pokes import NOTIFY_QUEUE, PROJECT_QUEUE, Poker, queue_key
 from services.readmodel import keys
+from services.readmodel.budget import Budget
 from services.workers.caretaker import Caretaker, dismiss
 from services.workers.hints import Looked
 from services.workers.metrics import WorkerMetrics
@@ -63,6 +64,7 @@ async def tending(world: World, poker: Poker) -> AsyncIterator[CollectorRegistry
             letters=world.letters,
             poker=poker,
             metrics=WorkerMetrics(registry),
+            budget=Budget(world.redis, world.views),
         )
         task = asyncio.create_task(caretaker.run())
         try:

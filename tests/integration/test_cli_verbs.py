@@ -15,6 +15,7 @@ import pytest
 import redis
 from typer.testing import CliRunner, Result
 
+from services.dev.servers import EmbeddedRedis
 from services.errors import StreamBroken
 from services.eventlog.log import EventLog
 from services.ops.cli import app
@@ -310,6 +311,20 @@ def test_the_doctor_is_content_with_a_healthy_installation(invoke: Invoke, threa
         "lag",
         "dead letters",
     }
+
+
+def test_the_doctor_finds_a_budget_that_the_views_server_cannot_reach(
+    invoke: Invoke,
+    thread: str,
+    monkeypatch: pytest.MonkeyPatch,
+    start_redis: Callable[..., EmbeddedRedis],
+) -> None:
+    monkeypatch.setenv("THREADLOG_REDIS_URL", start_redis(settings={"maxmemory": "64mb"}).url())
+    invoke("doctor")
+    monkeypatch.setenv("THREADLOG_VIEWS_MEMORY_MB", "64")
+    found = {one["check"]: one for one in json.loads(invoke("doctor", "--json", code=Exit.FOUND).stdout)}
+    assert not found["views"]["ok"]
+    assert "THREADLOG_VIEWS_MEMORY_MB" in found["views"]["next"]
 
 
 def test_the_doctor_finds_the_wrong_master_key(

@@ -145,12 +145,12 @@ class Interrupted(Projector):
         self.begun = asyncio.Event()
         self.fails = asyncio.Event()
 
-    async def advance(self, stream_id: UUID, to: int | None = None) -> Head | None:
+    async def follow(self, stream_id: UUID) -> Head | None:
         if not self.fails.is_set():
             self.begun.set()
             await self.fails.wait()
             raise Unavailable("an outage")
-        return await super().advance(stream_id, to)
+        return await super().follow(stream_id)
 
 
 async def test_a_poke_during_an_advance_that_fails_is_not_lost(world: World) -> None:

@@ -83,7 +83,9 @@ def doctor(
 
 async def _examine(settings: Settings, report: _Report) -> None:
     schema_fits = await _postgres(settings, report)
-    views = await _redis("views", settings.redis_url, "THREADLOG_REDIS_URL", report)
+    views = await _redis(
+        "views", settings.redis_url, "THREADLOG_REDIS_URL", report, budget_mb=settings.views_memory_mb or 0
+    )
     await _redis("broker", settings.broker, "THREADLOG_BROKER_URL", report)
     if schema_fits:
         await _followers(settings, report, views=views)
@@ -194,7 +196,7 @@ async def _erasures(connection: asyncpg.Connection, path: Path | None, report: _
         report.well("erasures", f"{row['erasures']:,} under way")
 
 
-async def _redis(check: str, url: str, variable: str, report: _Report) -> bool:
+async def _redis(check: str, url: str, variable: str, report: _Report, *, budget_mb: int = 0) -> bool:
     client = connect_redis(url)
     try:
         server: dict[str, Any] = await client.info("server")
@@ -208,11 +210,18 @@ async def _redis(check: str, url: str, variable: str, report: _Report) -> bool:
     version = str(valkey or server.get("redis_version", "0"))
     detail = f"{'Valkey' if valkey else 'Redis'} {version}"
     policy = memory.get("maxmemory_policy", "noeviction")
+    most = int(memory.get("maxmemory", 0))
     if int(version.partition(".")[0]) < _REDIS:
         report.found(check, f"{detail}; 7 or later is needed", "upgrade the server")
     elif policy != "noeviction":
         report.found(
             check, f"{detail}, {policy}", "set maxmemory-policy noeviction: views are whole or absent"
+        )
+    elif most and budget_mb << 20 >= most:
+        report.found(
+            check,
+            f"{detail}, maxmemory {most >> 20:,} MB: it is full before any view is dropped",
+            "set THREADLOG_VIEWS_MEMORY_MB below it; three quarters of it are the default",
         )
     else:
         report.well(check, f"{detail}, {memory.get('used_memory_human', '?')} used")
