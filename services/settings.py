@@ -92,6 +92,17 @@ class Settings(BaseSettings):
     max_batch: Annotated[int, Field(ge=1, le=1000)] = Field(
         200, description="Commands in one transaction, at most."
     )
+    page_memory_mb: Annotated[int, Field(ge=0, le=65536)] = Field(
+        64, description="Megabytes of answers that one process of `api` remembers."
+    )
+    max_streams: Annotated[int, Field(ge=1, le=60_000)] = Field(
+        20_000, description="Live streams of one API process, at most; more are answered with 503."
+    )
+    views_memory_mb: Annotated[int, Field(ge=1, le=16_777_216)] | None = Field(
+        None,
+        description="Megabytes that the views' server may use before the least recently read views are "
+        "dropped; where unset, three quarters of its `maxmemory`, or no bound.",
+    )
     erased_keys_file: Path | None = Field(
         None,
         description="Where the ids of destroyed keys are written, outside the backups. docs/erasure.md",

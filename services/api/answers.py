@@ -9,20 +9,23 @@ from typing import Final, Protocol
 from uuid import UUID
 
 from aiohttp import hdrs, web
+from aiohttp.http import HttpVersion11
 from multidict import istr
 
+from services.api.connections import Connection
 from services.api.context import Visit
+from services.api.deps import Api
+from services.api.headers import JSON, PRIVATE, PUBLIC, THREADLOG_STALE, THREADLOG_VERSION
+from services.api.pages.encodings import taken
+from services.api.pages.memory import Entry
+from services.api.pages.shortcut import Way
+from services.api.pages.wire import Condition, Prepared, Status, fields
+from services.api.pages.wire import head as head_bytes
 from services.core.pagejson import Reader
 from services.readmodel.keys import FORMAT
 from services.readmodel.records import Head
 
-THREADLOG_VERSION: Final = istr("Threadlog-Version")
-THREADLOG_STALE: Final = istr("Threadlog-Stale")
-
-_PUBLIC: Final = "public, max-age=0, must-revalidate"
-_PRIVATE: Final = "private, max-age=0, must-revalidate"
 _TAG: Final = re.compile(r'(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")')
-_JSON: Final = "application/json"
 
 
 class Versioned(Protocol):
@@ -54,16 +57,20 @@ def head_of(head: Head | None, key: str) -> Head | Unwritten:
 
 
 def etag(head: Versioned, stream_id: UUID, visit: Visit, *query: object) -> str:
-    """The tag of a thread's representation: format, version, reader class, the settings that show, query.
+    """The ETag of what this reader is shown of a thread."""
+    shown = (_class_of(visit.reader), visit.site.settings.comment_url, *map(repr, query))
+    return f'"{tag_of(head, stream_id.hex, *shown)}"'
+
+
+def tag_of(head: Versioned, *shown: str) -> str:
+    """A tag without its quotes: the version, and all else that the answer depends on: format, thread, reader
+    class, the settings that show, the query.
 
     The last event's hash is in it too: after a recovery to a point in time another event may have the same
     version.
     """
-    shown = "\n".join(
-        (FORMAT, stream_id.hex, _class_of(visit.reader), visit.site.settings.comment_url, *map(repr, query))
-    )
-    digest = hashlib.sha256(shown.encode() + head.hash).hexdigest()[:20]
-    return f'"{head.version}-{digest}"'
+    named = "\n".join((FORMAT, *shown)).encode()
+    return f"{head.version}-{hashlib.sha256(named + head.hash).hexdigest()[:20]}"
 
 
 def _class_of(reader: Reader) -> str:
@@ -79,7 +86,7 @@ def read(
     """200 with the body, or 304 where the reader has it."""
     headers = {
         hdrs.ETAG: tag,
-        hdrs.CACHE_CONTROL: _PUBLIC if visit.caller is None else _PRIVATE,
+        hdrs.CACHE_CONTROL: PUBLIC if visit.caller is None else PRIVATE,
         THREADLOG_VERSION: str(version),
     }
     if stale:
@@ -87,15 +94,90 @@ def read(
     given = request.headers.get(hdrs.IF_NONE_MATCH)
     if given is not None and (given.strip() == "*" or tag in _TAG.findall(given)):
         return web.Response(status=304, headers=headers)
-    return web.Response(body=body, content_type=_JSON, headers=headers)
+    return web.Response(body=body, content_type=JSON, headers=headers)
+
+
+async def remembered(
+    request: web.Request, api: Api, visit: Visit, key: object, entry: Entry, min_version: int | None
+) -> web.StreamResponse:
+    """200 with an answer from memory, in the coding that the client takes best, or 304 where it has it.
+
+    Where somebody who is not signed in may ask so again, the shortcut learns what these bytes lead to.
+    """
+    accepted = taken(_joined(request, hdrs.ACCEPT_ENCODING))
+    condition = Condition.of(_joined(request, hdrs.IF_NONE_MATCH))
+    coding = accepted.of(len(entry.body))
+    status: Status = 304 if condition.holds(entry.tag) else 200
+    body = await api.pages.body(entry, coding) if status == 200 else b""
+    if visit.caller is not None or request.version != HttpVersion11 or not request.keep_alive:
+        headers = fields(entry, coding, PUBLIC if visit.caller is None else PRIVATE)
+        if status == 304:
+            return web.Response(status=304, headers=headers)
+        if coding != "identity":
+            headers[hdrs.CONTENT_ENCODING] = coding
+        return web.Response(body=body, content_type=JSON, headers=headers)
+    shared = hdrs.ORIGIN in request.headers
+    slot, connection = api.pages.slot(key), request.protocol
+    if (
+        slot is not None
+        and isinstance(connection, Connection)
+        and connection.received is not None
+        and api.shortcut.wants(connection.received)
+    ):
+        resource = request.match_info.route.resource
+        way = Way(
+            slot,
+            visit.site,
+            method="GET" if request.method == hdrs.METH_GET else "HEAD",
+            route="other" if resource is None else resource.canonical,
+            taken=accepted,
+            condition=condition,
+            shared=shared,
+            min_version=min_version or 0,
+        )
+        api.shortcut.learn(connection.received, request, way)
+    start = head_bytes(entry, coding, status, len(body), shared=shared)
+    date = api.shortcut.ends.date(api.pages.clock())
+    return Prepared(status, start, date, b"" if request.method == hdrs.METH_HEAD else body)
+
+
+def _joined(request: web.Request, name: istr) -> str | None:
+    """All lines of a header as one (RFC 9110, section 5.3)."""
+    values = request.headers.getall(name, None)
+    return None if values is None else values[0] if len(values) == 1 else ",".join(values)
+
+
+def tagged(
+    request: web.Request,
+    visit: Visit,
+    body: bytes,
+    seconds: int,
+    *,
+    media: str = JSON,
+    version: int | None = None,
+    stale: bool = False,
+) -> web.Response:
+    """200 with what is the same for everyone and may be kept for some seconds on the way, or 304 where the
+    reader has it. Its tag is of the body itself, which comes from many threads."""
+    tag = f'"{hashlib.sha256(body).hexdigest()[:20]}"'
+    kept = "public" if visit.caller is None else "private"
+    headers = {hdrs.ETAG: tag, hdrs.CACHE_CONTROL: f"{kept}, max-age={seconds}"}
+    if version is not None:
+        headers[THREADLOG_VERSION] = str(version)
+    if stale:
+        headers[THREADLOG_STALE] = "true"
+    given = request.headers.get(hdrs.IF_NONE_MATCH)
+    if given is not None and (given.strip() == "*" or tag in _TAG.findall(given)):
+        return web.Response(status=304, headers=headers)
+    return web.Response(body=body, content_type=media, headers=headers)
 
 
 def own(body: bytes, version: int | None = None) -> web.Response:
     """200 with what is the caller's own, or the site's."""
-    headers = {hdrs.CACHE_CONTROL: _PRIVATE}
+    headers = {hdrs.CACHE_CONTROL: PRIVATE}
     if version is not None:
         headers[THREADLOG_VERSION] = str(version)
-    return web.Response(body=body, content_type=_JSON, headers=headers)
+    return web.Response(body=body, content_type=JSON, headers=headers)
 
 
 def written(
@@ -107,4 +189,4 @@ def written(
         headers[hdrs.LOCATION] = location
     if body is None:
         return web.Response(status=status, headers=headers)
-    return web.Response(status=status, body=body, content_type=_JSON, headers=headers)
+    return web.Response(status=status, body=body, content_type=JSON, headers=headers)

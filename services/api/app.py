@@ -8,6 +8,7 @@ from typing import Final
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from services.api.asking import ASKING, Asking
 from services.api.bodies import MAX_BODY
 from services.api.connections import HEAD_S, STALL_S, Runner
 from services.api.deps import API, Api
@@ -24,6 +25,7 @@ def create_app(api: Api) -> web.Application:
     """The application on what it needs. It opens and closes nothing: whoever made `api` does."""
     app = web.Application(middlewares=[edge], client_max_size=MAX_BODY)
     app[API] = api
+    app[ASKING] = Asking(api.cursors)
     app[DOCUMENT] = describe(ROUTES)
     app[PAGE] = docs_page()
     api.metrics.watch(Watched.QUEUE, lambda: api.appenders.queued)
@@ -34,7 +36,25 @@ def create_app(api: Api) -> web.Application:
     api.metrics.watch(Watched.REFUSED_AUTHORS, lambda: limiter.refused["author"])
     api.metrics.watch(Watched.REFUSED_ADDRESSES, lambda: limiter.refused["address"])
     api.metrics.watch(Watched.REFUSED_SITES, lambda: limiter.refused["site"])
-    api.metrics.watch(Watched.COLD_READS, lambda: api.reader.cold)
+    pages = api.pages
+    api.metrics.watch(Watched.PAGES_SHORT, lambda: api.shortcut.answers)
+    api.metrics.watch(Watched.PAGE_READS, lambda: pages.reads)
+    api.metrics.watch(Watched.PAGE_LOOKS, lambda: pages.looks.looks)
+    api.metrics.watch(Watched.PAGE_COMPRESSIONS, lambda: pages.compressions)
+    api.metrics.watch(Watched.PAGE_BYTES, lambda: pages.held)
+    reader = api.reader
+    api.metrics.watch(Watched.COLD_READS, lambda: reader.cold)
+    api.metrics.watch(Watched.COLD_FOLDS, lambda: reader.cold_reads.warming.folds)
+    api.metrics.watch(Watched.VIEWS_ASKED, lambda: reader.cold_reads.asked)
+    api.metrics.watch(Watched.VIEWS_AWAY, lambda: int(reader.away))
+    api.metrics.watch(Watched.LOG_READS, lambda: reader.cold_reads.logged)
+    api.metrics.watch(Watched.VIEWS_FAULTS, lambda: reader.faults)
+    live = api.live
+    api.metrics.watch(Watched.LIVE_STREAMS, lambda: live.streams)
+    api.metrics.watch(Watched.LIVE_THREADS, lambda: live.threads)
+    api.metrics.watch(Watched.LIVE_DROPPED, lambda: live.dropped)
+    api.metrics.watch(Watched.LIVE_RESETS, lambda: live.resets)
+    app.on_shutdown.append(_end_streams)
     for path in dict.fromkeys(route.path for route in ROUTES):
         # aiohttp's own pattern takes no braces, which a thread's key may hold.
         resource = app.router.add_resource(path.replace("{thread}", "{thread:[^/]+}"))
@@ -46,6 +66,11 @@ def create_app(api: Api) -> web.Application:
         if path.startswith("/v1/"):
             resource.add_route("OPTIONS", preflight)
     return app
+
+
+async def _end_streams(app: web.Application) -> None:
+    """Once no more connections are taken: the open streams would be waited for."""
+    app[API].live.close()
 
 
 class _Unquoted(logging.Filter):
@@ -70,6 +95,7 @@ def runner(
         logger.addFilter(_Unquoted())
     return Runner(
         app,
+        shortcut=app[API].shortcut if API in app else None,
         handle_signals=False,
         access_log=None,
         logger=logger,

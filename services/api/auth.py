@@ -16,6 +16,8 @@ from services.core.pagejson import Reader
 from services.core.text import NAME_CODE_POINTS, SUB_CODE_POINTS, TextRefused, normalise_line
 from services.eventlog.sites import KEY_PREFIX, Site, key_hash
 
+BRIEF_S: Final = 300.0
+"""Seconds that a token in an address may have left, the leeway aside."""
 _CHARACTERS: Final = 16 * 1024 * 1024
 
 
@@ -93,6 +95,16 @@ class Verifier:
         caller = _of_key(site, token) if token.startswith(KEY_PREFIX) else _of_claims(claims_of(site, token))
         # Under one name only, however many blanks a header has.
         self._keep(f"Bearer {token}", _Kept(caller, site, caller.expires + LEEWAY))
+        return caller
+
+    def brief(self, site: Site, token: str) -> Caller:
+        """Who signs in with a token in an address, which others may come to see: no server key, and a JWT of
+        which five minutes are left at most. Raises as `caller` does."""
+        if token.startswith(KEY_PREFIX):
+            raise invalid("is a server's key, which no address takes")
+        caller = self.caller(site, f"Bearer {token}")
+        if caller.expires - time.time() > BRIEF_S + LEEWAY:
+            raise invalid(f"is good for more than {BRIEF_S:.0f} s, too long for an address")
         return caller
 
     def _keep(self, header: str, kept: _Kept) -> None:

@@ -15,6 +15,7 @@ from multidict import istr
 
 from services.api.auth import Caller, acting_as
 from services.api.deps import API
+from services.api.headers import X_REQUEST_ID
 from services.api.limits.admission import admit
 from services.api.problems import Problem
 from services.core.addresses import (
@@ -29,13 +30,17 @@ from services.eventlog.sites import Site
 
 REQUEST_ID: Final = web.RequestKey("request_id", str)
 SITE: Final = web.RequestKey("site", Site)
+TOKEN_IN_QUERY: Final = web.RequestKey("token_in_query", bool)
+"""Whether somebody is signed in without an Authorization header."""
 
 READS: Final = frozenset({"GET", "HEAD"})
 """Methods that write nothing, and are not limited."""
 
+READS_BY_POST: Final = frozenset({"/v1/sites/{site}/counts"})
+"""Routes whose POST reads: what it asks for does not fit an address."""
+
 ACT_AS: Final = istr("Threadlog-Act-As")
 IDEMPOTENCY_KEY: Final = istr("Idempotency-Key")
-X_REQUEST_ID: Final = istr("X-Request-ID")
 
 _ANYTHING: Final = frozenset({"*/*", "application/json"})
 _JSON_RANGES: Final = ("application/json", "application/*", "*/*")
@@ -129,12 +134,17 @@ def single(request: web.Request, name: str) -> str | None:
     return values[0] if values else None
 
 
-async def visit(request: web.Request) -> Visit:
+async def visit(
+    request: web.Request, *, reads: bool = False, any_media: bool = False, token: str | None = None
+) -> Visit:
     """The site of the path, and who sends the request; a write is charged to its rate limits.
 
+    `reads` is of a route in READS_BY_POST. With `any_media` the answer is what it is, whatever Accept says.
+    `token` is the one that a live route takes in its query.
     Raises SiteNotFound, Problem.
     """
-    _acceptable(request)
+    if not any_media:
+        _acceptable(request)
     api = request.app[API]
     name = request.match_info["site"]
     site = await api.sites.get(name)
@@ -143,9 +153,14 @@ async def visit(request: web.Request) -> Visit:
     request[SITE] = site
     header = single(request, hdrs.AUTHORIZATION)
     caller = None if header is None else api.verifier.caller(site, header)
+    if token is not None:
+        if header is not None:
+            raise Problem("bad-query", "access_token comes without an Authorization header")
+        request[TOKEN_IN_QUERY] = True
+        caller = api.verifier.brief(site, token)
     if ACT_AS in request.headers:
         caller = acting_as(caller, single(request, ACT_AS) or "")
-    if request.method not in READS:
+    if request.method not in READS and not reads:
         charge = api.limiter.charge_of(site.name, site.settings, caller, api.addresses, request)
         if charge is not None:
             await admit(request, api.limiter, charge)

@@ -16,13 +16,18 @@ from services.api.client_address import ClientAddresses
 from services.api.cursors import Cursors
 from services.api.deadlines import Deadlines
 from services.api.limits.limiter import Limiter
+from services.api.live.hub import Hub
 from services.api.metrics import Metrics
+from services.api.pages.memory import PageMemory
+from services.api.pages.shortcut import Counts, Shortcut
 from services.eventlog.appenders import Appenders
 from services.eventlog.erasures import Erasures
 from services.eventlog.inbox import Inbox
 from services.eventlog.keys import Keyring, MasterKey
+from services.eventlog.lists import Lists
 from services.eventlog.log import EventLog
 from services.eventlog.sites import Sites
+from services.projection.logpages import LogPages
 from services.projection.reader import ThreadReader
 from services.settings import Settings
 
@@ -53,12 +58,15 @@ class Api:
     keyring: Keyring
     appenders: Appenders
     reader: ThreadReader
+    pages: PageMemory
+    log_pages: LogPages
     inbox: Inbox
     erasures: Erasures
     pool: asyncpg.Pool[Any]
     master: MasterKey
     metrics: Metrics
     limiter: Limiter
+    live: Hub
     postgres: Check
     redis: Check
     drain: Drain = field(default_factory=Drain)
@@ -72,11 +80,19 @@ class Api:
     """Seconds after which an inbox is answered with the notifications whose comments were read by then."""
     addresses: ClientAddresses = field(init=False)
     cursors: Cursors = field(init=False)
+    lists: Lists = field(init=False)
+    counts: Counts = field(init=False)
+    shortcut: Shortcut = field(init=False)
     idempotency_key: bytes = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "addresses", ClientAddresses(self.settings.trusted_proxies))
         object.__setattr__(self, "cursors", Cursors(self.master.derived("cursor")))
+        object.__setattr__(self, "lists", Lists(self.pool))
+        counts = Counts(self.metrics, self.access)
+        object.__setattr__(self, "counts", counts)
+        shortcut = Shortcut(self.pages, counts, self.sites.kept, lambda: self.drain.begun)
+        object.__setattr__(self, "shortcut", shortcut)
         object.__setattr__(self, "idempotency_key", self.master.derived("idempotency"))
 
 

@@ -14,17 +14,18 @@ from typing import Final
 import structlog
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
-from multidict import CIMultiDict, istr
 
 from services.api.bodies import MAX_BODY
-from services.api.context import READS, REQUEST_ID, SITE, X_REQUEST_ID, request_id
+from services.api.context import READS, READS_BY_POST, REQUEST_ID, SITE, TOKEN_IN_QUERY, request_id
 from services.api.deps import API
+from services.api.headers import CSP, EVERYWHERE, EXPOSED, NOTHING, X_REQUEST_ID
 from services.api.limits.admission import RATE_LIMITS, RATELIMIT, RATELIMIT_POLICY
+from services.api.pages.wire import Prepared
 from services.api.problems import Problem, problem_of
 from services.errors import Unavailable
 
-MAX_LINE: Final = 8190
-"""The longest request target, in bytes."""
+MAX_LINE: Final = 20_480
+"""The longest request target, in bytes: 500 ids of comments fit (`T/mine`)."""
 MAX_HEADERS: Final = 16384
 """All of a request's headers together, in bytes."""
 
@@ -32,21 +33,6 @@ MAX_HEADER_LINES: Final = 100
 """How many headers a request may have."""
 
 _CAUSES: Final = 10
-_CSP: Final = istr("Content-Security-Policy")
-_NOTHING: Final = "default-src 'none'; frame-ancestors 'none'"
-"""An answer is data: a browser that is made to show one runs nothing of it, and shows it in no frame."""
-_EVERYWHERE: Final = CIMultiDict(
-    {
-        "X-Content-Type-Options": "nosniff",
-        "Referrer-Policy": "no-referrer",
-        hdrs.SERVER: "threadlog",
-        hdrs.VARY: "Authorization, Accept-Encoding, Origin",
-    }
-)
-_EXPOSED: Final = (
-    "ETag, Location, RateLimit, RateLimit-Policy, Retry-After, Threadlog-Stale, Threadlog-Version, "
-    "X-Request-ID"
-)
 _TAKEN_HEADERS: Final = (
     "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, Last-Event-ID, X-Request-ID"
 )
@@ -77,7 +63,14 @@ async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
         response = answer_to(request, error)
     finally:
         deadlines.end(work)
-    finish(request, response)
+    if isinstance(response, Prepared):
+        # It is from memory, as most reads are: it has its headers, and is told of with others.
+        response.request_id = request[REQUEST_ID].encode()
+        if X_REQUEST_ID not in request.headers:
+            api.counts.add((request.method, route_of(request), response.status), time.monotonic() - started)
+            return response
+    elif not response.prepared:  # a live stream set its headers when it began
+        finish(request, response)
     seconds = time.monotonic() - started
     route = route_of(request)
     method = request.method if request.method in _METHODS else "other"
@@ -132,9 +125,9 @@ def finish(request: web.Request, response: web.StreamResponse) -> None:
     """Set the headers of every answer."""
     headers = response.headers
     headers[X_REQUEST_ID] = request[REQUEST_ID]
-    headers.extend(_EVERYWHERE)
-    if _CSP not in headers:
-        headers[_CSP] = _NOTHING
+    headers.extend(EVERYWHERE)
+    if CSP not in headers:
+        headers[CSP] = NOTHING
     if request.method not in READS and (limits := request.get(RATE_LIMITS)) is not None:
         headers[RATELIMIT_POLICY], headers[RATELIMIT] = limits
     if hdrs.CACHE_CONTROL not in headers:
@@ -149,17 +142,22 @@ def route_of(request: web.Request) -> str:
     return "other" if resource is None else resource.canonical
 
 
+def _reads(request: web.Request, method: str) -> bool:
+    return method in READS or (method == hdrs.METH_POST and route_of(request) in READS_BY_POST)
+
+
 def _share(request: web.Request, response: web.StreamResponse) -> None:
     """CORS: anonymous reads are for everyone, all else for the site's origins (contract, section 7)."""
     origin = request.headers[hdrs.ORIGIN]
-    if request.method in READS and hdrs.AUTHORIZATION not in request.headers:
+    signed_in = hdrs.AUTHORIZATION in request.headers or TOKEN_IN_QUERY in request
+    if _reads(request, request.method) and not signed_in:
         allowed = "*"
     elif (site := request.get(SITE)) is not None and origin in site.settings.origins:
         allowed = origin
     else:
         return
     response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = allowed
-    response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = _EXPOSED
+    response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = EXPOSED
 
 
 async def preflight(request: web.Request) -> web.Response:
@@ -172,8 +170,8 @@ async def preflight(request: web.Request) -> web.Response:
     site = await request.app[API].sites.get(request.match_info["site"])
     if site is not None and origin in site.settings.origins:
         allowed, may = origin, methods
-    elif wanted in READS:
-        allowed, may = "*", "GET, HEAD"
+    elif _reads(request, wanted):
+        allowed, may = "*", "GET, HEAD, POST" if _reads(request, hdrs.METH_POST) else "GET, HEAD"
     else:
         return response
     response.headers.update(

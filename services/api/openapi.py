@@ -84,6 +84,12 @@ _PARAMETERS: Final[_Json] = {
         ),
         ("If-None-Match", False, {"type": "string"}, "An ETag: 304 where it still holds."),
         (
+            "Last-Event-ID",
+            False,
+            {"type": "string", "pattern": "^[0-9]{1,18}$"},
+            "The `id` of the last event seen: the stream goes on after it.",
+        ),
+        (
             "Threadlog-Act-As",
             False,
             {"type": "string", "minLength": 1, "maxLength": 255},
@@ -222,7 +228,8 @@ def _parameters(route: Route) -> list[_Json]:
     for taken, name in (
         (route.idempotent, "Idempotency-Key"),
         (route.revision, "If-Match"),
-        (route.conditional, "If-None-Match"),
+        (route.conditional or route.tagged, "If-None-Match"),
+        (route.stream, "Last-Event-ID"),
         (route.path.startswith("/v1/"), "Threadlog-Act-As"),
         (True, "X-Request-ID"),
     ):
@@ -248,10 +255,12 @@ def _responses(route: Route, refs: Mapping[type[BaseModel], _Json]) -> _Json:
         }
         if model is not None:
             answer["content"] = {"application/json": {"schema": refs[model]}}
+            if route.stream:
+                answer["content"]["text/event-stream"] = {"schema": {"type": "string"}}
         elif status == 200:
             answer["content"] = {route.media: {}}
         responses[str(status)] = answer
-    if route.conditional:
+    if route.conditional or route.tagged:
         responses["304"] = {"description": "The reader has it.", "headers": _headers(*_told(route, 304))}
     for status, codes in codes_by_status(route).items():
         responses.setdefault(str(status), {"$ref": f"#/components/responses/{_name(status, codes)}"})
@@ -262,13 +271,15 @@ def _told(route: Route, status: int) -> Iterable[str]:
     """The headers of a success."""
     if route.conditional or route.idempotent or route.versioned:
         yield "Threadlog-Version"
+    if route.conditional or route.tagged:
+        yield "ETag"
     if route.conditional:
-        yield from ("ETag", "Threadlog-Stale")
+        yield "Threadlog-Stale"
     if status == 201 and route.idempotent:
         yield "Location"
     if status == 503:
         yield "Retry-After"
-    if route.path.startswith("/v1/") and route.method != "GET":
+    if route.path.startswith("/v1/") and route.method != "GET" and not route.reads:
         yield from ("RateLimit", "RateLimit-Policy")
 
 

@@ -6,14 +6,35 @@ Out of range, unknown or given twice is 400 `bad-query`: nothing is clamped or g
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from functools import cache
-from typing import Annotated, Final, Literal, TypeVar
+from typing import Annotated, Final, Literal, Self, TypeVar
+from uuid import UUID
 
 from aiohttp import web
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
 from services.api.problems import FieldError, Problem, wrong_fields
+from services.core.addresses import THREAD_KEY_BYTES
+from services.core.ranking import Sort
 
+MINE: Final = 500
+"""Comments that `T/mine` may be asked about at once: as many as a page holds."""
+COUNTED: Final = 100
+"""Threads whose numbers of comments may be asked for in an address."""
+
+_ID: Final = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+_IDS: Final = f"^({_ID}(,{_ID})*)?$"
 _DIGITS: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 _Query = TypeVar("_Query", bound="Query")
 
@@ -27,8 +48,34 @@ def _number(value: object) -> object:
     return value
 
 
+def _ids(value: str) -> str:
+    if not re.fullmatch(_IDS, value):
+        raise ValueError("takes ids of comments, divided by commas")
+    if value.count(",") >= MINE:
+        raise ValueError(f"takes at most {MINE} ids")
+    return value
+
+
+_TIME: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+
+
+def _as_of(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if _DIGITS.fullmatch(value):
+        return int(value)
+    if not _TIME.fullmatch(value):
+        raise ValueError("takes a version, or a time as in 2026-11-23T05:00:00Z (a + is written %2B)")
+    return datetime.fromisoformat(value.upper())
+
+
 _WHOLE: Final = BeforeValidator(_number)
 Version = Annotated[int, Field(ge=0), _WHOLE]
+AsOf = Annotated[
+    int | datetime,
+    BeforeValidator(_as_of),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "format": "date-time"}]}),
+]
 Cursor = Annotated[str, Field(max_length=256)]
 
 
@@ -44,15 +91,34 @@ class ReadQuery(Query):
     min_version: Version | None = Field(None, description="The answer includes everything up to it.")
 
 
-class PageQuery(ReadQuery):
+class HistoryQuery(ReadQuery):
+    """Of what may be read as it once was."""
+
+    as_of: AsOf | None = Field(
+        None,
+        description="As it was at this version, or at this time (RFC 3339 with zone); not with min_version. "
+        "For moderators and operators, and for all where the site sets public_history.",
+    )
+
+    @model_validator(mode="after")
+    def _either(self) -> Self:
+        if self.as_of is not None and self.min_version is not None:
+            raise ValueError("as_of goes without min_version")
+        return self
+
+
+class PageQuery(HistoryQuery):
     """Of a page of comments."""
 
-    sort: Literal["oldest", "newest"] = Field("oldest", description="Of the replies too.")
+    sort: Sort = Field("oldest", description="Of the replies too.")
     limit: Annotated[int, Field(ge=1, le=100), _WHOLE] = Field(50, description="Comments at the top.")
     replies: Annotated[int, Field(ge=0, le=20), _WHOLE] = Field(3, description="First replies below each.")
     depth: Annotated[int, Field(ge=0, le=10), _WHOLE] = Field(3, description="Levels of replies.")
     parent: str | None = Field(None, max_length=100, description="Page through this comment's replies.")
     after: Cursor | None = Field(None, description="The cursor of the page before.")
+    focus: str | None = Field(
+        None, max_length=100, description="One root with the path to this comment; neither parent nor after."
+    )
 
 
 class EventsQuery(ReadQuery):
@@ -60,6 +126,18 @@ class EventsQuery(ReadQuery):
 
     after: Version = Field(0, description="The version of the last event seen.")
     limit: Annotated[int, Field(ge=1, le=1000), _WHOLE] = 100
+
+
+class LiveQuery(Query):
+    """Of a thread's live stream."""
+
+    after: Version | None = Field(
+        None, description="The version of the last event seen; Last-Event-ID goes before it."
+    )
+    access_token: str | None = Field(
+        None,
+        description="A JWT with at most five minutes left, for clients that cannot send Authorization.",
+    )
 
 
 class ListQuery(ReadQuery):
@@ -75,6 +153,37 @@ class NotificationsQuery(Query):
     state: Literal["unread", "read", "all"] = "all"
     after: Cursor | None = Field(None, description="The cursor of the page before.")
     limit: Annotated[int, Field(ge=1, le=1000), _WHOLE] = 100
+
+
+class NewestQuery(Query):
+    """Of a list of comments that belongs to no thread."""
+
+    after: Cursor | None = Field(None, description="The cursor of the page before.")
+    limit: Annotated[int, Field(ge=1, le=1000), _WHOLE] = 100
+
+
+class MineQuery(ReadQuery):
+    """Of what the caller did in a thread."""
+
+    ids: Annotated[str, AfterValidator(_ids)] | None = Field(
+        None,
+        description=f"At most {MINE} comments, by commas; without it, all that there is, up to {MINE}.",
+        json_schema_extra={"pattern": _IDS},
+    )
+
+    @property
+    def comments(self) -> list[UUID] | None:
+        """The ids, as they are."""
+        return None if self.ids is None else [UUID(one) for one in self.ids.split(",") if one]
+
+
+class CountsQuery(Query):
+    """Of the numbers of comments; the only parameter that may be repeated."""
+
+    thread: Annotated[
+        list[Annotated[str, StringConstraints(min_length=1, max_length=THREAD_KEY_BYTES)]],
+        Field(max_length=COUNTED),
+    ] = Field([], description=f"A thread's key, as it is; up to {COUNTED} times.")
 
 
 class NoQuery(Query):

@@ -1,66 +1,136 @@
-"""Reading comments: a page, and one of them."""
+"""Reading comments: a page, and one of them.
+
+What everybody is shown is read from memory (`services.api.pages`). A moderator, and an author with comments
+that are not public, is answered apart, from the view, and nothing of that is remembered.
+"""
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Final
+
 from aiohttp import web
 
-from services.api.answers import etag, head_of, read
-from services.api.context import comment_of, thread_of, visit
-from services.api.deps import API
-from services.api.queries import PageQuery, ReadQuery, query_of
-from services.core.addresses import parse_comment_id
-from services.core.page import PageRequest
-from services.core.pagejson import comment_json, page_json
-from services.errors import CursorInvalid, ParentNotFound
+from services.api import history
+from services.api.answers import etag, head_of, read, remembered, tag_of
+from services.api.asking import ASKING, AskedComment, AskedPage
+from services.api.context import Visit, visit
+from services.api.deps import API, Api
+from services.api.pages.memory import Entry, Read, Reading
+from services.core.node import LETTERS, STATE
+from services.core.page import Place
+from services.core.pagejson import PUBLIC, Reader, comment_json, page_json
+from services.core.thread import CommentState
+from services.errors import CommentNotFound, CursorInvalid
+from services.projection.reader import OneComment, ThreadPage
+from services.readmodel.records import Head
+
+_VISIBLE: Final = ord(LETTERS[CommentState.VISIBLE])
 
 
-async def page(request: web.Request) -> web.Response:
-    """A page of the roots, or of the replies to `parent`, with the first replies below each."""
+async def page(request: web.Request) -> web.StreamResponse:
+    """A page of the roots, or of the replies to `parent`, with the first replies below each; or one root with
+    the path to the comment in `focus`."""
     api = request.app[API]
     here = await visit(request)
-    thread = thread_of(request, here.site)
-    query = query_of(request, PageQuery)
-    parent_id = None if query.parent is None else parse_comment_id(query.parent)
-    if query.parent is not None and parent_id is None:
-        raise ParentNotFound(query.parent[:36])
-    place = None if query.after is None else api.cursors.place(thread.stream_id, query.sort, query.after)
-    asked = PageRequest(
-        sort=query.sort,
-        limit=query.limit,
-        replies=query.replies,
-        depth=query.depth,
-        parent_id=parent_id,
-        after=None if place is None else place[1],
-    )
-    found = await api.reader.page(thread.stream_id, asked, query.min_version)
-    if place is not None and place[0] != found.selection.parent:
-        raise CursorInvalid("the cursor was not made by this list")
-    head = head_of(found.head, thread.key)
-
-    def cursor(parent: int, last: int) -> str:
-        return api.cursors.comments(thread.stream_id, query.sort, parent, last)
-
-    body = page_json(
-        found.selection, head, cursor=cursor, comment_url=here.site.settings.comment_url, reader=here.reader
-    )
-    tag = etag(head, thread.stream_id, here, asked)
-    return read(request, here, body, tag, head.version, stale=found.stale)
+    asked = request.app[ASKING].page(request, here.site)
+    if asked.as_of is not None:
+        return await history.page(request, api, here, asked, asked.as_of)
+    comment_url = here.site.settings.comment_url
+    key = (asked.name, comment_url)
+    entry = await _shared(api, here, key, asked, partial(_page_for_all, api, asked, comment_url))
+    if entry is not None:
+        return await remembered(request, api, here, key, entry, asked.min_version)
+    found = await _page(api, asked, asked.min_version)
+    stream_id = asked.thread.stream_id
+    tag = etag(head_of(found.head, asked.thread.key), stream_id, here, asked.page)
+    body = _page_body(api, asked, comment_url, found, here.reader)
+    return read(request, here, body, tag, _version(found.head), stale=found.stale)
 
 
-async def one(request: web.Request) -> web.Response:
+async def one(request: web.Request) -> web.StreamResponse:
     """One comment."""
     api = request.app[API]
     here = await visit(request)
-    thread = thread_of(request, here.site)
-    comment_id = comment_of(request)
-    query = query_of(request, ReadQuery)
-    found = await api.reader.comment(thread.stream_id, comment_id, query.min_version)
-    body = comment_json(
-        found.picked,
-        found.path,
-        found.head,
-        comment_url=here.site.settings.comment_url,
-        reader=here.reader,
-    )
-    tag = etag(found.head, thread.stream_id, here, comment_id)
+    asked = request.app[ASKING].comment(request, here.site)
+    if asked.as_of is not None:
+        return await history.one(request, api, here, asked, asked.as_of)
+    comment_url = here.site.settings.comment_url
+    key = (asked.name, comment_url)
+    entry = await _shared(api, here, key, asked, partial(_comment_for_all, api, asked, comment_url))
+    if entry is not None:
+        return await remembered(request, api, here, key, entry, asked.min_version)
+    stream_id = asked.thread.stream_id
+    found = await api.reader.comment(stream_id, asked.comment_id, asked.min_version)
+    tag = etag(found.head, stream_id, here, asked.comment_id)
+    body = _comment_body(found, comment_url, here.reader)
     return read(request, here, body, tag, found.head.version, stale=found.stale)
+
+
+async def _shared(
+    api: Api, here: Visit, key: object, asked: AskedPage | AskedComment, reading: Reading
+) -> Entry | None:
+    """What everybody is shown; None where this reader is shown something else."""
+    caller = here.caller
+    if caller is not None and caller.moderator:
+        return None
+    try:
+        entry = await api.pages.get(key, asked.thread.stream_id, reading, asked.min_version)
+    except CommentNotFound:
+        if caller is None:
+            raise
+        return None  # perhaps it is held, and the caller's own
+    return entry if caller is None or entry.is_shared_with(caller.id) else None
+
+
+def _overlay(found: ThreadPage) -> frozenset[str] | None:
+    """The authors who are shown more of the thread than everybody; None where they are not known."""
+    return frozenset() if found.head is None else found.selection.overlay
+
+
+async def _page_for_all(api: Api, asked: AskedPage, comment_url: str, min_version: int | None) -> Read:
+    found = await _page(api, asked, min_version)
+    head = head_of(found.head, asked.thread.key)
+    return Read(
+        head,
+        _page_body(api, asked, comment_url, found, PUBLIC),
+        tag_of(head, asked.thread.stream_id.hex, "public", comment_url, repr(asked.page)),
+        found.stale,
+        _overlay(found),
+    )
+
+
+async def _page(api: Api, asked: AskedPage, min_version: int | None) -> ThreadPage:
+    found = await api.reader.page(asked.thread.stream_id, asked.page, min_version)
+    if asked.parent is not None and asked.parent != found.selection.parent:
+        raise CursorInvalid("the cursor was not made by this list")
+    return found
+
+
+def _page_body(api: Api, asked: AskedPage, comment_url: str, found: ThreadPage, reader: Reader) -> bytes:
+    thread, sort = asked.thread, asked.page.sort
+
+    def cursor(parent: int, last: int, score: float) -> str:
+        return api.cursors.comments(thread.stream_id, sort, parent, Place(last, score))
+
+    head = head_of(found.head, thread.key)
+    return page_json(found.selection, head, cursor=cursor, comment_url=comment_url, reader=reader)
+
+
+async def _comment_for_all(api: Api, asked: AskedComment, comment_url: str, min_version: int | None) -> Read:
+    found = await api.reader.comment(asked.thread.stream_id, asked.comment_id, min_version)
+    return Read(
+        found.head,
+        _comment_body(found, comment_url, PUBLIC),
+        tag_of(found.head, asked.thread.stream_id.hex, "public", comment_url, repr(asked.comment_id)),
+        found.stale,
+        frozenset() if found.picked.raw[STATE] == _VISIBLE else None,
+    )
+
+
+def _comment_body(found: OneComment, comment_url: str, reader: Reader) -> bytes:
+    return comment_json(found.picked, found.path, found.head, comment_url=comment_url, reader=reader)
+
+
+def _version(head: Head | None) -> int:
+    return 0 if head is None else head.version

@@ -57,7 +57,7 @@ def _of_site(route: Route) -> Iterator[Code]:
     yield "route-not-found"  # where what stands for a name is empty, or holds a raw slash
     if route.who != "anyone":
         yield "unauthenticated"
-    if route.method != "GET":
+    if route.method != "GET" and not route.reads:
         yield from ("rate-limited", "overloaded")
     if "{thread}" in route.path:
         yield "bad-path"
@@ -66,5 +66,5 @@ def _of_site(route: Route) -> Iterator[Code]:
     taken = route.query.model_fields
     if "min_version" in taken:
         yield "version-not-reached"
-    if "after" in taken and taken["after"].annotation is not int:
+    if "after" in taken and taken["after"].annotation is not int and not route.stream:
         yield "cursor-invalid"

@@ -10,11 +10,16 @@ from aiohttp.typedefs import Handler
 from pydantic import BaseModel
 
 from services.api import (
+    atom,
     bodies,
     comments,
+    counts,
+    feeds,
     guests,
     health,
     me,
+    mine,
+    newest,
     notifications,
     openapi,
     queries,
@@ -26,6 +31,7 @@ from services.api import (
     threads,
     votes,
 )
+from services.api.live import streams
 from services.api.problems import Code
 from services.core.site import SiteSettings
 
@@ -50,10 +56,16 @@ class Route:
     """Whether it needs If-Match."""
     conditional: bool = False
     """Whether it has an ETag."""
+    tagged: bool = False
+    """Whether it has an ETag, but belongs to no thread and so has no version."""
+    reads: bool = False
+    """Whether it writes nothing though it is a POST (`services.api.context.READS_BY_POST`)."""
     versioned: bool = False
     """Whether it tells Threadlog-Version; what is idempotent or conditional does."""
     media: str = "application/json"
     """What a success is that has no model and yet a body."""
+    stream: bool = False
+    """Whether it answers with Server-Sent Events, and with its model to who asks for JSON."""
     refusals: tuple[Code, ...] = ()
     """Codes of problems that do not follow from the rest (`services.api.route_codes`)."""
 
@@ -63,6 +75,7 @@ T: Final = S + "/threads/{thread}"
 C: Final = T + "/comments/{comment}"
 
 _FINAL: Final[tuple[Code, ...]] = ("comment-deleted", "comment-removed", "comment-erased")
+_OF_HISTORY: Final[tuple[Code, ...]] = ("unauthenticated", "forbidden")
 _NOT_OPEN: Final[tuple[Code, ...]] = ("comment-hidden", *_FINAL)
 
 ROUTES: Final[tuple[Route, ...]] = (
@@ -101,16 +114,17 @@ ROUTES: Final[tuple[Route, ...]] = (
         query=queries.PageQuery,
         answers={200: shapes.PageShape},
         conditional=True,
-        refusals=("parent-not-found",),
+        refusals=(*_OF_HISTORY, "parent-not-found", "comment-not-found"),
     ),
     Route(
         "GET",
         C,
         reading.one,
         "One comment",
-        query=queries.ReadQuery,
+        query=queries.HistoryQuery,
         answers={200: shapes.CommentShape},
         conditional=True,
+        refusals=_OF_HISTORY,
     ),
     Route(
         "PATCH",
@@ -198,6 +212,72 @@ ROUTES: Final[tuple[Route, ...]] = (
     ),
     Route(
         "GET",
+        T + "/live",
+        streams.follow,
+        "The thread's events as they come",
+        query=queries.LiveQuery,
+        answers={200: shapes.LiveShape},
+        versioned=True,
+        stream=True,
+        refusals=("overloaded",),
+    ),
+    Route(
+        "GET",
+        T + "/mine",
+        mine.mine,
+        "What the caller did in the thread, and may do",
+        who="signed in",
+        query=queries.MineQuery,
+        answers={200: shapes.MineShape},
+        conditional=True,
+    ),
+    Route(
+        "GET",
+        T + "/feed.atom",
+        feeds.of_thread,
+        "The thread's newest comments, as Atom",
+        query=queries.ReadQuery,
+        answers={200: None},
+        media=atom.MEDIA,
+        conditional=True,
+    ),
+    Route(
+        "GET",
+        S + "/feed.atom",
+        feeds.of_site,
+        "The site's newest comments, as Atom",
+        answers={200: None},
+        media=atom.MEDIA,
+        tagged=True,
+    ),
+    Route(
+        "GET",
+        S + "/comments",
+        newest.of_site,
+        "The site's newest comments",
+        query=queries.NewestQuery,
+        answers={200: shapes.CommentsShape},
+        tagged=True,
+    ),
+    Route(
+        "POST",
+        S + "/counts",
+        counts.by_body,
+        "How many comments threads have",
+        body=bodies.CountsAsked,
+        answers={200: shapes.CountsShape},
+        reads=True,
+    ),
+    Route(
+        "GET",
+        S + "/counts",
+        counts.by_query,
+        "How many comments threads have",
+        query=queries.CountsQuery,
+        answers={200: shapes.CountsShape},
+    ),
+    Route(
+        "GET",
         S + "/settings",
         site_settings.show,
         "The site's settings",
@@ -233,6 +313,15 @@ ROUTES: Final[tuple[Route, ...]] = (
         body=bodies.NotificationsRead,
         answers={204: None},
         refusals=("guests-not-allowed",),
+    ),
+    Route(
+        "GET",
+        S + "/me/comments",
+        newest.of_caller,
+        "What the caller has written, newest first",
+        who="signed in",
+        query=queries.NewestQuery,
+        answers={200: shapes.CommentsShape},
     ),
     Route(
         "GET",

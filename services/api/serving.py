@@ -20,16 +20,19 @@ from services.api.connections import raise_file_limit
 from services.api.deps import Api
 from services.api.limits.limiter import Limiter
 from services.api.limits.shared import SharedLimits
+from services.api.live.hub import Hub
+from services.api.live.telling import Teller
 from services.api.metrics import Metrics, Watched
+from services.api.pages.memory import PageMemory
 from services.api.siblings import Siblings
 from services.errors import ConfigurationError
 from services.eventlog.appender import Committed
 from services.eventlog.appenders import Appenders
 from services.eventlog.inbox import Inbox
 from services.eventlog.migrate import check
-from services.pokes import Poker
+from services.pokes import PROJECT_ACTOR, Poker
 from services.settings import Settings
-from services.wiring import READER_SESSION, Resources, resources
+from services.wiring import READER_SESSION, Resources, connect_redis, resources
 
 _BACKLOG: Final = 1024
 _REDIS_S: Final = 1.0
@@ -58,7 +61,9 @@ async def api_on(found: Resources) -> AsyncIterator[Api]:
     """What the handlers need, on open resources: the appenders run, batches poke the workers."""
     settings = found.settings
     metrics = Metrics()
+    pages = PageMemory(settings.page_memory_mb << 20, found.reader.heads)
     poker = Poker(settings.broker)
+    found.reader.cold_reads.poke = lambda stream_id: poker.poke([stream_id], (PROJECT_ACTOR,))
     metrics.watch(Watched.POKES, lambda: poker.sent)
     metrics.watch(Watched.POKES_DROPPED, lambda: poker.dropped)
 
@@ -66,6 +71,7 @@ async def api_on(found: Resources) -> AsyncIterator[Api]:
         metrics.committed(batch)
         if batch.moved:
             poker.poke(batch.moved)
+            pages.opened(batch.moved)
 
     appenders = Appenders(
         found.hosts,
@@ -75,6 +81,11 @@ async def api_on(found: Resources) -> AsyncIterator[Api]:
         max_queue=settings.max_queue,
     )
 
+    live = Hub(
+        Teller(found.log, found.reader, found.views, found.sites),
+        connect_redis(settings.redis_url),
+        limit=settings.max_streams,
+    )
     limiter = Limiter(SharedLimits(settings.broker), found.master.derived("limits"))
 
     async def postgres() -> None:
@@ -99,6 +110,8 @@ async def api_on(found: Resources) -> AsyncIterator[Api]:
         await probe
         await appenders.start()
         await limiter.shared.start()
+        live.start()
+        reporting = asyncio.create_task(found.views.recency.report(found.reader.reads), name="reads")
         try:
             yield Api(
                 settings=settings,
@@ -107,16 +120,21 @@ async def api_on(found: Resources) -> AsyncIterator[Api]:
                 keyring=found.keyring,
                 appenders=appenders,
                 reader=found.reader,
+                pages=pages,
+                log_pages=found.log_pages,
                 inbox=Inbox(found.pool),
                 erasures=found.erasures,
                 pool=found.pool,
                 master=found.master,
                 metrics=metrics,
                 limiter=limiter,
+                live=live,
                 postgres=postgres,
                 redis=redis,
             )
         finally:
+            reporting.cancel()
+            await live.stop()
             await limiter.shared.stop()
             await appenders.stop()
     finally:
@@ -139,7 +157,7 @@ async def serving(settings: Settings, place: Place | None = None) -> AsyncIterat
     Ends by refusing new connections, answering the requests under way, and committing what was taken.
     Raises what `resources` raises, and ConfigurationError where the port is taken.
     """
-    async with resources(settings, _REDIS_S) as found, api_on(found) as api:
+    async with resources(settings, _REDIS_S, rests=True) as found, api_on(found) as api:
         running = runner(create_app(api))
         await running.setup()
         try:
@@ -159,6 +177,7 @@ async def serving(settings: Settings, place: Place | None = None) -> AsyncIterat
         finally:
             api.drain.begun = True
             await running.cleanup()
+            api.counts.tell()
 
 
 async def serve(

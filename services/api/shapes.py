@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 Id = Annotated[str, Field(json_schema_extra={"format": "uuid"})]
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
@@ -104,6 +104,37 @@ class PageShape(Shape):
     after: str | None
 
 
+class CommentsShape(Shape):
+    """Comments, newest first."""
+
+    items: list[CommentShape]
+    after: str | None
+
+
+class CountsShape(RootModel[dict[str, Annotated[int, Field(ge=0)]]]):
+    """How many comments of each thread are visible, by its key."""
+
+
+class AllowedShape(Shape):
+    """What the caller may do in a thread, as far as the thread and the site tell: a comment's own state and
+    rate limits may still refuse it."""
+
+    post: bool
+    vote: bool
+    report: bool
+
+
+class MineShape(Shape):
+    """What the caller did in a thread, to be laid over pages that are the same for everyone."""
+
+    votes: dict[Id, Literal[-1, 1]]
+    reports: list[Id]
+    held: list[Id]
+    subscription: Literal["all", "mentions", "muted"] | None
+    can: AllowedShape
+    banned_until: Time | None
+
+
 class RevisionShape(Shape):
     """One text of a comment."""
 
@@ -136,6 +167,35 @@ class EventShape(Shape):
     recorded_at: Time
     data: dict[str, object]
     hash: str
+
+
+class LiveThreadShape(Shape):
+    """How far the thread is."""
+
+    comments: int
+    version: int
+
+
+class LiveDataShape(Shape):
+    """What a live event is about; a comment is absent from a thread's own event, and from a `reset`."""
+
+    comment: CommentShape | None = None
+    thread: LiveThreadShape
+
+
+class LiveEventShape(Shape):
+    """A live event. `event` is the event's type, or `reset`: load the thread anew, then go on."""
+
+    id: int
+    event: str
+    data: LiveDataShape
+
+
+class LiveShape(Shape):
+    """Live events, polled; `after` is the version to go on after."""
+
+    items: list[LiveEventShape]
+    after: int
 
 
 class EventsShape(Shape):

@@ -9,12 +9,14 @@ from aiohttp import web
 
 from schema.events.envelope import Recorded
 from services.api import outcomes
-from services.api.answers import etag, head_of, read, written
+from services.api.answers import etag, head_of, read, remembered, tag_of, written
+from services.api.asking import ASKING
 from services.api.bodies import ThreadChange, body_of
 from services.api.comments import title_text, url_text
 from services.api.context import thread_of, visit
 from services.api.deps import API
-from services.api.queries import EventsQuery, NoQuery, ReadQuery, query_of
+from services.api.pages.memory import Read
+from services.api.queries import EventsQuery, NoQuery, query_of
 from services.api.writing import command_fields
 from services.core.commands import ChangeThread
 from services.core.pagejson import thread_json
@@ -23,16 +25,20 @@ from services.errors import VersionNotReached
 from services.readmodel.records import Head
 
 
-async def one(request: web.Request) -> web.Response:
+async def one(request: web.Request) -> web.StreamResponse:
     """The thread; one that has no events yet is empty, at version 0."""
     api = request.app[API]
     here = await visit(request)
-    thread = thread_of(request, here.site)
-    query = query_of(request, ReadQuery)
-    found, stale = await api.reader.thread(thread.stream_id, query.min_version)
-    head = head_of(found, thread.key)
-    tag = etag(head, thread.stream_id, here)
-    return read(request, here, thread_json(head), tag, head.version, stale=stale)
+    asked = request.app[ASKING].thread(request, here.site)
+    thread = asked.thread
+
+    async def reading(min_version: int | None) -> Read:
+        found, stale = await api.reader.thread(thread.stream_id, min_version)
+        head = head_of(found, thread.key)
+        return Read(head, thread_json(head), tag_of(head, thread.stream_id.hex, "thread"), stale, frozenset())
+
+    entry = await api.pages.get(asked.name, thread.stream_id, reading, asked.min_version)
+    return await remembered(request, api, here, asked.name, entry, asked.min_version)
 
 
 async def change(request: web.Request) -> web.Response:

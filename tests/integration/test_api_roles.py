@@ -33,8 +33,16 @@ GET     C/revisions           401   403  200 200   200   403  200  200  403   40
 POST    C/reports             401   202  403 403   403   202  202  202  202   202    202     202    403
 PUT     C/vote                401   403  403 403   403   200  200  200  200   200    200     200    403
 GET     T                     200   200  200 200   200   200  200  200  200   200    200     200    200
+GET     T/mine                401   200  200 200   200   200  200  200  200   200    200     200    200
+GET     T/feed.atom           200   200  200 200   200   200  200  200  200   200    200     200    200
+GET     S/feed.atom           200   200  200 200   200   200  200  200  200   200    200     200    200
+GET     S/comments            200   200  200 200   200   200  200  200  200   200    200     200    200
+POST    S/counts              200   200  200 200   200   200  200  200  200   200    200     200    200
+GET     S/counts              200   200  200 200   200   200  200  200  200   200    200     200    200
+GET     S/me/comments         401   200  200 200   200   200  200  200  200   200    200     200    200
 PATCH   T                     401   403  403 403   403   403  200  200  403   403    200     200    403
 GET     T/events              401   403  403 403   403   403  200  200  403   200    200     200    200
+GET     T/live                200   200  200 200   200   200  200  200  200   200    200     200    200
 GET     S/settings            401   403  403 403   403   403  403  200  403   403    403     200    403
 PATCH   S/settings            401   403  403 403   403   403  403  200  403   403    403     200    403
 GET     S/me/notifications    401   200  200 200   200   200  200  200  200   200    200     200    200
@@ -52,11 +60,14 @@ REQUESTS: Final[Mapping[tuple[str, str], dict[str, Any]]] = {
     ("POST", "S/guests"): {"body": {"name": "Gil"}},
     ("POST", "T/comments"): {"body": {"body": "a word"}},
     ("PATCH", "C"): {"body": {"body": "another word"}, "headers": {"If-Match": '"1"'}},
+    ("POST", "S/counts"): {"body": {"threads": ["story", "none"]}},
     ("POST", "C/reports"): {"body": {"reason": "spam"}},
     ("PUT", "C/vote"): {"body": {"value": 1}},
     ("PATCH", "T"): {"body": {"title": "A title"}},
     ("PATCH", "S/settings"): {"body": {"report_threshold": 6}},
     ("POST", "S/me/notifications/read"): {"body": {"ids": []}},
+    # Asked for a stream, it would not come to an end.
+    ("GET", "T/live"): {"headers": {"Accept": "application/json"}},
 }
 
 

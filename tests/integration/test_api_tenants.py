@@ -31,6 +31,8 @@ class Tenant:
     reply_cursor: str
     revision_cursor: str
     inbox_cursor: str
+    newest_cursor: str
+    own_cursor: str
     notification: str
     guest: str
     key: str
@@ -89,6 +91,8 @@ async def tenant(client: Client, name: str) -> Tenant:
         )
     page = await ask("GET", f"{thread}/comments?limit=1&replies=1")
     inbox = await ask("GET", f"{site}/me/notifications?limit=1")
+    newest = await ask("GET", f"{site}/comments?limit=1")
+    own = await ask("GET", f"{site}/me/comments?limit=1")
     revisions = await ask("GET", f"{thread}/comments/{roots[0]}/revisions?limit=1")
     made = await client.running.resources.credentials.add_key(name, ROLES)
     client.running.api.sites.forget(name)
@@ -100,6 +104,8 @@ async def tenant(client: Client, name: str) -> Tenant:
         reply_cursor=page.json["comments"][0]["replies"]["after"],
         revision_cursor=revisions.json["after"],
         inbox_cursor=inbox.json["after"],
+        newest_cursor=newest.json["after"],
+        own_cursor=own.json["after"],
         notification=str(max(notifications)),
         guest=(await ask("POST", f"{site}/guests", {"name": "Gil"})).json["token"],
         key=made.key,
@@ -130,6 +136,22 @@ BY_ID: Final[list[Attempt]] = [
     ("vote", "PUT", lambda t: f"{ROOT}/{t.comment}/vote", {"value": 1}, {}, NO_COMMENT),
     ("page below", "GET", lambda t: f"{ROOT}?parent={t.comment}", None, {}, NO_PARENT),
     ("go on with its roots", "GET", lambda t: f"{ROOT}?after={t.root_cursor}", None, {}, NO_CURSOR),
+    (
+        "go on with its newest comments",
+        "GET",
+        lambda t: f"comments?after={t.newest_cursor}",
+        None,
+        {},
+        NO_CURSOR,
+    ),
+    (
+        "go on with my comments there",
+        "GET",
+        lambda t: f"me/comments?after={t.own_cursor}",
+        None,
+        {},
+        NO_CURSOR,
+    ),
     (
         "go on with its inbox",
         "GET",
@@ -229,6 +251,19 @@ async def test_an_idempotency_key_is_of_one_site(tenants: Tenants) -> None:
     other = await tenants.ask("POST", f"{THERE}/{ROOT}", {"body": "y"}, site=OTHER, Idempotency_Key="two")
     assert other.status == 201
     assert (await tenants.ask("POST", f"{HERE}/{ROOT}", {"body": "z"}, Idempotency_Key="two")).status == 201
+
+
+async def test_lists_and_counts_hold_nothing_of_another_site(tenants: Tenants) -> None:
+    for path in ("comments", "me/comments", "feed.atom", f"{STORY}/feed.atom"):
+        here = await tenants.ask("GET", f"{HERE}/{path}")
+        assert here.status == 200
+        assert tenants.here.comment.encode() in here.raw
+        assert tenants.there.comment.encode() not in here.raw
+    await tenants.ask("POST", f"{THERE}/{ROOT}", {"body": "one more"}, site=OTHER)
+    counted = [(await tenants.client.get(f"{one}/counts?thread=story")).json for one in (HERE, THERE)]
+    assert counted == [{"story": 6}, {"story": 7}]
+    mine = await tenants.ask("GET", f"{HERE}/{STORY}/mine?ids={tenants.there.comment}")
+    assert mine.json["votes"] == {}
 
 
 async def test_a_tag_of_another_site_is_no_reason_to_send_nothing(tenants: Tenants) -> None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import lzma
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
+from random import Random
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 import orjson
 import pytest
+from lxml import etree
 
 from services.ops.bench import prose
 from services.ops.bench.fill import sizes
@@ -21,6 +25,7 @@ from services.ops.bench.large import fill
 from services.ops.bench.load import bucket_of, quantile, quantile_of, split
 from services.ops.bench.matrix import cells
 from services.ops.bench.profiling import part_of, profile_of
+from services.ops.bench.reading.words import Words
 from services.ops.bench.servers import SITE, Servers
 from services.ops.bench.visible import Client
 
@@ -169,6 +174,113 @@ def test_a_part_that_does_not_exist_is_wrong_usage() -> None:
     assert b"not loud" in done.stderr
 
 
+READ = ("--seconds", "0.3", "--rounds", "1", "--connections", "4")
+
+
+def check_reads(figures: dict[str, Any]) -> None:
+    """Figures of a server that answered every read."""
+    assert figures["reads_per_second"] > 0
+    assert 0 < figures["p50"] <= figures["p99"]
+    assert set(figures["statuses"]) <= {"200", "304"}
+    assert figures["broken_connections"] == 0
+    assert set(figures["cpu_us_per_read"]) == {"server", "postgres", "redis", "client"}
+
+
+def goals_of(report: dict[str, Any]) -> set[str]:
+    for goal in report["goals"]:
+        holds = {"≥": goal["value"] >= goal["goal"], "≤": goal["value"] <= goal["goal"]}
+        assert goal["held"] == holds.get(goal["sign"], goal["value"] < goal["goal"])
+    return {goal["name"].partition(":")[0] for goal in report["goals"]}
+
+
+def test_bench_read_reports_hot_pages_beside_a_bare_handler_of_the_same_bytes(
+    embedded_servers: None,
+) -> None:
+    report = bench("read", "--parts", "hot", *READ)
+    hot = report["hot"]
+    assert set(hot["variants"]) == {"plain", "distinct", "compressed", "304"}
+    for name, one in hot["variants"].items():
+        for server in ("api", "bare"):
+            check_reads(one[server])
+            assert set(one[server]["statuses"]) == {"304" if name == "304" else "200"}
+        rates = [one[server]["reads_per_second"] for server in ("api", "bare")]
+        assert one["ratio"] == pytest.approx(rates[0] / rates[1])
+    plain, bare = (hot["variants"]["plain"][server]["bytes_per_answer"] for server in ("api", "bare"))
+    assert plain == pytest.approx(bare, rel=0.02)
+    assert hot["variants"]["compressed"]["api"]["bytes_per_answer"] < plain / 2
+    assert hot["posts"] >= 1
+    assert hot["oldest"] >= 0
+    assert "hot" in goals_of(report)
+
+
+def test_bench_read_compares_sizes_and_places_and_draws_them(embedded_servers: None, tmp_path: Path) -> None:
+    plot = tmp_path / "read.svg"
+    sizes = ("--largest", "1200", "--large", "1200", "--comments", "3")
+    report = bench("read", "--parts", "sizes,uncached,projector", *sizes, "--plot", str(plot), *READ)
+    assert [one["comments"] for one in report["sizes"]["sizes"]] == [100, 1200]
+    bytes_of = []
+    for one in report["sizes"]["sizes"]:
+        check_reads(one)
+        assert one["uncached"] > 0
+        bytes_of.append(one["bytes_per_answer"])
+    assert bytes_of[0] == pytest.approx(bytes_of[1], rel=0.05)  # else the sizes of pages would be compared
+    assert report["sizes"]["roots"]["pages"] == 1200 / 4 / 50
+    assert report["sizes"]["replies"]["pages"] == 1200 / 50
+    assert report["sizes"]["replies"]["children"] == 1200
+    uncached = report["uncached"]
+    check_reads(uncached)
+    assert uncached["comments_per_page"] == 200
+    assert [one["comments"] for one in report["projector"]["sizes"]] == [100, 1200]
+    assert report["projector"]["ratio"] > 0
+    drawn = etree.parse(plot).getroot()
+    assert drawn.tag == "{http://www.w3.org/2000/svg}svg"
+    assert len(drawn.findall("{*}polyline")) == 3
+    assert len(drawn.findall("{*}circle")) == 3 * 2
+    assert len(goals_of(report)) == 6
+
+
+def test_bench_read_watches_a_busy_thread_cold_pages_and_memory(embedded_servers: None) -> None:
+    small = ("--largest", "300", "--large", "300", "--threads", "10", "--rate", "50")
+    report = bench("read", "--parts", "busy,cold,memory", *small, *READ)
+    busy = report["busy"]
+    check_reads(busy["idle"])
+    check_reads(busy["busy"])
+    assert busy["taken"] > 0
+    assert busy["visible"]["posts"] > 0
+    assert 0 <= busy["visible"]["median"] <= busy["visible"]["p99"] <= busy["visible"]["max"]
+    assert [one["comments"] for one in report["cold"]["sizes"]] == [100, 300]
+    for one in report["cold"]["sizes"]:
+        assert 0 < one["first"] <= one["median"] <= one["last"]
+        assert 0 < one["others_p99"] <= one["others_max"]
+    memory = report["memory"]
+    assert 0 < memory["bytes_per_comment"] <= memory["bytes_per_comment_ordered"]
+    assert [one["threads"] for one in memory["api"]] == [1, 5, 10]
+    assert {"cold, 100 comments", "cold, 300 comments"} <= goals_of(report)
+
+
+def test_bench_read_knows_its_parts() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "services.ops.cli", "bench", "read", "--parts", "hot,load"],
+        cwd=ROOT,
+        capture_output=True,
+    )
+    assert done.returncode == 2
+    assert b"not load" in done.stderr
+
+
+def test_the_words_of_a_read_are_as_many_and_as_unequal_as_a_languages() -> None:
+    words, random = Words(1), Random(1)
+    texts = [words.text(random) for _ in range(500)]
+    assert {len(text) for text in texts} <= set(range(295, 301))
+    assert texts != [Words(1).text(Random(2))]
+    counted = Counter(word.lower().strip(".,;?!") for text in texts for word in text.split())
+    assert len(counted) > 5000
+    assert counted.most_common(1)[0][1] > 20 * counted.most_common(100)[-1][1]
+    # Real English packs to some 40 percent in large blocks; the same sentences again would to almost nothing.
+    packed = len(lzma.compress("".join(texts).encode())) / sum(map(len, texts))
+    assert packed > 0.35
+
+
 def test_bench_replay_reports_every_way_beside_the_limit(embedded_servers: None) -> None:
     report = bench("replay", "--events", "300", "--large", "100", "--rounds", "1")
 
@@ -181,6 +293,17 @@ def test_bench_replay_reports_every_way_beside_the_limit(embedded_servers: None)
     assert all(one["events"] == 300 for name, one in rates.items() if name != "rebuild of the largest thread")
     assert all(one["events_per_second"] > 0 for one in rates.values())
     assert report["peak_rss"] >= limit["peak_rss"] > 0
+
+
+def test_live_reaches_every_stream_and_tells_what_one_costs(embedded_servers: None) -> None:
+    report = bench("live", "--streams", "40", "--rounds", "2")
+
+    assert report["streams"] == 40
+    assert 0 < report["first"] <= report["median"] <= report["last"]
+    assert report["answered"] > 0
+    assert report["event_bytes"] > 300
+    assert report["cpu_us_per_event_and_stream"] > 0
+    assert report["memory_open"] > 0
 
 
 def test_bench_votes_counts_every_vote_and_waits_until_the_view_shows_them(embedded_servers: None) -> None:

@@ -45,7 +45,7 @@ async def load(connection: asyncpg.Connection, rows: int) -> None:
         from made;
         insert into comments
         select comment_id, stream_id, version, 0, 0, author_id, comment_id, 'mac', 'visible', 1, at, null,
-            null, version, version, 0, ''
+            null, version, version, 0, '', 0, 0, 'blog'
         from made;
         insert into reports select comment_id, author_id, stream_id, version from made where n % 4 = 0;
         insert into votes select comment_id, author_id, stream_id, 1, version from made where n % 4 = 0;
@@ -58,6 +58,10 @@ async def load(connection: asyncpg.Connection, rows: int) -> None:
         select 'blog', author_id, comment_id, comment_id, stream_id, comment_id, 'reply', 'u-1', at
         from made where n % 2 = 0;
         insert into notifier_checkpoints select stream_id, 1 from streams;
+        insert into snapshots select stream_id, 50, hash, 1, 'head' from streams;
+        insert into snapshot_segments
+        select stream_id, 50, kind, number, 'data'
+        from streams, unnest('{mark,place}'::text[]) as kind, generate_series(0, 9) as number;
         drop table made;
         """.replace("$ROWS", str(rows))
     )
@@ -172,6 +176,8 @@ LARGE = {
     "idempotency",
     "author_keys",
     "notifications",
+    "snapshots",
+    "snapshot_segments",
 }
 """What must never be scanned from end to end. The others hold a row for each lane or site."""
 
@@ -180,6 +186,7 @@ PLANNED = [
     "append",
     "event_at",
     "events_after",
+    "votes_lately",
     "events_at",
     "events_by_position",
     "head",
@@ -214,13 +221,34 @@ PLANNED = [
     "own_comments",
     "own_reports",
     "own_votes",
+    "visible_counts",
+    "newest_of_site",
+    "newest_of_thread",
+    "newest_of_person",
+    "own_in_thread",
+    "steps_after",
+    "ids_at",
+    "comment_version",
+    "comment_states",
+    "version_at",
+    "long_threads",
+    "snapshot_at",
+    "snapshot_versions",
+    "segments_at",
+    "segments_of",
+    "remove_snapshots",
+    "remove_older_snapshots",
 ]
 
 APPENDER = {"load", "append", "event_at"}
 """Planned once for each connection, as the appender sets it."""
 
-FRESH = [name for name in PLANNED if name not in ("heads", "threads", "comments_state")]
-"""These three read ten pages at most of a table that holds nothing yet, and are planned anew once it does."""
+FRESH = [
+    name
+    for name in PLANNED
+    if name not in ("heads", "threads", "comments_state", "standings", "comment_states")
+]
+"""These five read ten pages at most of a table that holds nothing yet, and are planned anew once it does."""
 
 
 PLAN_OF = """
@@ -273,6 +301,8 @@ def test_every_statement_of_a_large_table_is_planned() -> None:
         "repair_vote",
         "insert_author_key",
         "insert_notifications",
+        "insert_snapshot",
+        "insert_segments",
     }
     # The site's stream comes with the list of sites; the sweeper's window is planned with its bounds known.
     unplanned |= {"sites", "site", "sweep_window", "names_of", "newest_author_keys"}
@@ -303,7 +333,8 @@ async def test_no_statement_of_the_appender_scans_a_table_that_was_known_to_be_e
         await connection.execute("vacuum analyze")
         assert await scans(connection, name) == set()
         used = {node["Index Name"] for node in await nodes(connection, name) if "Index Name" in node}
-        assert "comments_by_key" not in used  # it would be skipped through by all keys there are
+        # They would be skipped through by all that is between what is known and what is looked for.
+        assert not used & {"comments_by_key", "votes_by_voter_in_thread", "reports_by_reporter_in_thread"}
     finally:
         await connection.close()
 
@@ -313,6 +344,28 @@ async def test_no_statement_scans_a_large_table(large_url: str, name: str) -> No
     connection = await asyncpg.connect(large_url)
     try:
         assert await scans(connection, name) == set()
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "index"),
+    [
+        ("newest_of_site", "comments_newest"),
+        ("newest_of_person", "comments_by_key"),
+        ("own_in_thread", "comments_held"),
+        ("own_in_thread", "votes_by_voter_in_thread"),
+        ("own_in_thread", "reports_by_reporter_in_thread"),
+    ],
+)
+async def test_the_newest_are_read_from_the_end_of_an_index(large_url: str, name: str, index: str) -> None:
+    connection = await asyncpg.connect(large_url)
+    try:
+        found = await nodes(connection, name)
+        assert index in {node.get("Index Name") for node in found}
+        if index != "comments_held":  # which holds few, and is in no order
+            sorts = [node for node in found if "Sort" in node["Node Type"]]
+            assert not [node for node in sorts if node.get("Plans", [{}])[0].get("Index Name") == index]
     finally:
         await connection.close()
 

@@ -34,9 +34,14 @@ class Goal(TypedDict):
 def of(report: dict[str, Any]) -> list[Goal]:
     """The goals of those parts that the report has."""
     return [
-        Goal(name=name, sign=sign, goal=goal, value=value, held=bool(_SIGNS[sign](value, goal)))
+        Goal(name=name, sign=sign, goal=goal, value=value, held=held(sign, value, goal))
         for name, sign, goal, value in _goals(report)
     ]
+
+
+def held(sign: str, value: float, goal: float) -> bool:
+    """Whether a value stands to its goal as the sign says."""
+    return bool(_SIGNS[sign](value, goal))
 
 
 def _goals(report: dict[str, Any]) -> Iterator[tuple[str, str, float, float]]:

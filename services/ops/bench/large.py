@@ -71,12 +71,12 @@ _EVENTS: Final = """
 _COMMENTS: Final = """
     insert into comments (
         comment_id, stream_id, posted, parent, depth, author_id, key_id, text_mac, state, revision,
-        created_at, edited_at, edited_by, version, text_version, report_weight, path
+        created_at, edited_at, edited_by, version, text_version, report_weight, path, site
     )
     select id, ($3::uuid[])[i % $4 + 1], i / $4 + 1, case when reply then i / $4 else 0 end, reply::int,
         'a-' || author, md5('k' || author)::uuid, md5('t' || i), 'visible', 1,
         $5::timestamptz + i * $6::interval, null, null, i / $4 + 1, i / $4 + 1, 0,
-        case when reply then uuid_send(parent) else ''::bytea end
+        case when reply then uuid_send(parent) else ''::bytea end, $8
     from generate_series($1::bigint, $2::bigint - 1) as i
     cross join lateral (
         select i / $4 % 2 = 1 as reply, i * 7919 % $7::bigint as author,
@@ -221,7 +221,7 @@ async def fill(servers: Servers, url: str, events: int) -> Filled:
 
             await asyncio.gather(
                 run(first, (_EVENTS, (authors, blob))),
-                run(second, (_COMMENTS, (authors,)), (_REPEATS, (blob,))),
+                run(second, (_COMMENTS, (authors, SITE)), (_REPEATS, (blob,))),
             )
         for index in indexes:
             # ONLY would leave the partitions without it.

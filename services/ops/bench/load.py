@@ -29,8 +29,8 @@ _PARENTS: Final = 16
 _REPLIES: Final = 0.5
 _PATIENCE_S: Final = 10.0
 _GROWTH: Final = math.log(1.01)
-_ID: Final = slice(7, 43)
-"""Where the comment's id stands in an answer: it begins with `{"id":"`."""
+_ID: Final = slice(-36, None)
+"""Where the comment's id stands in its address."""
 
 
 class Target(TypedDict):
@@ -116,13 +116,13 @@ class Writer:
             return self._tokens[self._count - 1]
         return self._tokens[int(self._random.random() * len(self._tokens))]
 
-    def answered(self, number: int, body: bytes) -> None:
+    def answered(self, number: int, head: bytes) -> None:
         """Remember a comment to reply to; of each thread a few, so that replies do not nest without end."""
         posted = self._posted[number]
         if len(posted) < _PARENTS:
-            posted.append(body[_ID])
+            posted.append(_location(head)[_ID])
         elif self._random.random() < 0.1:
-            posted[int(self._random.random() * len(posted))] = body[_ID]
+            posted[int(self._random.random() * len(posted))] = _location(head)[_ID]
 
 
 class Count:
@@ -164,10 +164,10 @@ class Poster(asyncio.Protocol):
             self._buffer += data
             return
         self._buffer = b""
-        status, _, body = answer
+        status, head, _ = answer
         count = self._count
         if status == "201":
-            self._writer.answered(self._number, body)
+            self._writer.answered(self._number, head)
             if count.counting:
                 count.latencies.append(time.perf_counter() - self._sent_at)
         count.statuses[status] = count.statuses.get(status, 0) + 1
@@ -183,6 +183,10 @@ class Poster(asyncio.Protocol):
         self._count.sent += 1
         self._sent_at = time.perf_counter()
         self._transport.write(request)
+
+
+def _location(head: bytes) -> bytes:
+    return head.partition(b"\r\nlocation:")[2].partition(b"\r\n")[0]
 
 
 def split(answer: bytes) -> tuple[str, bytes, bytes] | None:

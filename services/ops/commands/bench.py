@@ -48,12 +48,12 @@ def append(
     Example: threadlog bench append --connections 32 --seconds 10
     """
     _check_extras()
-    from services.ops.bench.append import Plan, run
+    from services.ops.bench.append import PARTS, Plan, run
     from services.ops.bench.append_report import print_append
 
     report = run(
         Plan(
-            parts=_parts(parts),
+            parts=_parts(parts, PARTS),
             connections=_counts(connections),
             threads=threads,
             seconds=seconds,
@@ -71,6 +71,65 @@ def append(
         print_json(report)
     else:
         print_append(report)
+
+
+@app.command()
+def read(
+    parts: Annotated[
+        str,
+        typer.Option(help="Any of hot, sizes, uncached, busy, cold, memory and projector, by commas."),
+    ] = "hot,sizes,uncached,busy,cold,memory,projector",
+    connections: Annotated[int, typer.Option(min=1, max=10_000, help="Connections that read at once.")] = 32,
+    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds of a round.")] = 5.0,
+    rounds: Rounds = 3,
+    largest: Annotated[
+        int, typer.Option(min=10, max=10_000_000, help="Comments of the largest thread.")
+    ] = 1_000_000,
+    large: Annotated[
+        int, typer.Option(min=300, max=10_000_000, help="Comments of the thread that nobody has read.")
+    ] = 100_000,
+    threads: Annotated[
+        int, typer.Option(min=10, max=1_000_000, help="Threads of the part `memory`.")
+    ] = 2_000,
+    rate: Annotated[
+        float, typer.Option(min=1, max=100_000, help="Posts a second of the part `busy`.")
+    ] = 1_000.0,
+    comments: Annotated[
+        int, typer.Option(min=1, max=100_000, help="Comments of the part `projector`.")
+    ] = 200,
+    seed: Seed = 1,
+    plot: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Draw cost against thread size into an SVG.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Pages a second over HTTP, beside a handler that answers the same bytes, by size, place and age.
+
+    Example: threadlog bench read --parts hot,sizes --largest 100000 --plot read.svg
+    """
+    _check_extras()
+    from services.ops.bench.reading.report import print_read
+    from services.ops.bench.reading.run import PARTS, Plan, run
+
+    report = run(
+        Plan(
+            parts=_parts(parts, PARTS),
+            connections=connections,
+            seconds=seconds,
+            rounds=rounds,
+            largest=largest,
+            large=large,
+            threads=threads,
+            rate=rate,
+            comments=comments,
+            seed=seed,
+            plot=plot,
+        )
+    )
+    if json:
+        print_json(report)
+    else:
+        print_read(report)
 
 
 @app.command()
@@ -117,12 +176,31 @@ def votes(
         print_votes(report)
 
 
-def _parts(given: str) -> tuple[str, ...]:
-    from services.ops.bench.append import PARTS
+@app.command()
+def live(
+    streams: Annotated[int, typer.Option(min=1, max=20_000, help="Open streams of one thread.")] = 10_000,
+    rounds: Rounds = 5,
+    seed: Seed = 1,
+    json: Json = False,
+) -> None:
+    """How long one comment takes to reach every open live stream, and what a stream costs.
 
+    Example: threadlog bench live --streams 10000
+    """
+    _check_extras()
+    from services.ops.bench.live import Plan, print_live, run
+
+    report = run(Plan(streams, rounds, seed))
+    if json:
+        print_json(report)
+    else:
+        print_live(report)
+
+
+def _parts(given: str, known: tuple[str, ...]) -> tuple[str, ...]:
     parts = tuple(part.strip() for part in given.split(",") if part.strip())
-    if unknown := [part for part in parts if part not in PARTS]:
-        raise UsageRefused(f"--parts takes {', '.join(PARTS)}, divided by commas; not {', '.join(unknown)}")
+    if unknown := [part for part in parts if part not in known]:
+        raise UsageRefused(f"--parts takes {', '.join(known)}, divided by commas; not {', '.join(unknown)}")
     return parts
 
 

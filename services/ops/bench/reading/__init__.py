@@ -1,0 +1,1 @@
+"""`threadlog bench read`: what pages cost, beside servers that do less."""

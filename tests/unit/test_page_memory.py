@@ -1,0 +1,147 @@
+"""The memory of answers by itself: what makes an answer read again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import pytest
+from redis.exceptions import RedisError
+
+from services.api.pages.freshness import FRESH_S, GRACE_S
+from services.api.pages.memory import Entry, PageMemory, Read
+from services.errors import ParentNotFound
+
+THREAD = UUID(int=1)
+AGAIN = FRESH_S * 2
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Of a view."""
+
+    version: int
+    hash: bytes = b"h"
+    stale: bool = False
+
+
+@dataclass(slots=True)
+class Thread:
+    """A thread, what its view says of it, and a memory whose clock the test sets."""
+
+    head: Head | None = field(default_factory=lambda: Head(1))
+    away: bool = False
+    stale: bool = False
+    body: bytes = b"{}"
+    now: float = 0.0
+    reads: int = 0
+    memory: PageMemory = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.memory = PageMemory(100_000, self.heads, lambda: self.now)
+
+    async def heads(self, streams: Collection[UUID]) -> dict[UUID, Head]:
+        if self.away:
+            raise RedisError
+        return {} if self.head is None else dict.fromkeys(streams, self.head)
+
+    async def read(self, min_version: int | None) -> Read:
+        self.reads += 1
+        await asyncio.sleep(0)
+        head = self.head or Head(1)
+        return Read(head, self.body, "tag", self.stale or head.stale)
+
+    async def get(self, min_version: int | None = None) -> Entry:
+        return await self.memory.get("page", THREAD, self.read, min_version)
+
+    async def reads_again(self) -> bool:
+        """Whether the answer is read again, a while after the last time."""
+        self.now += AGAIN
+        before = self.reads
+        await self.get()
+        return self.reads > before
+
+
+@pytest.mark.parametrize(
+    "head",
+    [Head(2), Head(1, b"another"), Head(1, stale=True), None],
+    ids=["a version", "another history", "parked", "gone"],
+)
+async def test_another_head_is_another_answer(head: Head | None) -> None:
+    thread = Thread()
+    await thread.get()
+    assert not await thread.reads_again()
+    thread.head = head
+    assert await thread.reads_again()
+    assert await thread.reads_again() is (head is None)
+
+
+async def test_what_was_marked_while_redis_was_away_is_read_again_once_it_is_back() -> None:
+    thread = Thread(away=True, stale=True)
+    assert (await thread.get()).stale
+    assert not await thread.reads_again()
+    thread.now += GRACE_S
+    assert await thread.reads_again()
+    thread.away = thread.stale = False
+    thread.now += GRACE_S / 2
+    assert await thread.reads_again()
+    assert not (await thread.get()).stale
+    assert not await thread.reads_again()
+
+
+async def test_a_parked_thread_is_marked_and_remembered() -> None:
+    thread = Thread(head=Head(1, stale=True))
+    assert (await thread.get()).stale
+    assert not await thread.reads_again()
+
+
+async def test_who_gives_up_takes_nobody_along() -> None:
+    thread = Thread()
+    first, second = (asyncio.create_task(thread.get()) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert (await second).version == 1
+    assert thread.reads == 1
+
+
+async def test_a_refusal_is_for_all_who_wait_and_for_nobody_later() -> None:
+    thread = Thread()
+
+    async def refuse(min_version: int | None) -> Read:
+        raise ParentNotFound("x")
+
+    asked = [thread.memory.get("page", THREAD, refuse) for _ in range(3)]
+    assert all(
+        isinstance(one, ParentNotFound) for one in await asyncio.gather(*asked, return_exceptions=True)
+    )
+    assert (await thread.get()).version == 1
+
+
+async def test_an_answer_too_large_for_the_memory_is_given_and_not_kept() -> None:
+    thread = Thread(body=b"x" * 50_000)
+    for times in (1, 2):
+        assert (await thread.get()).body == thread.body
+        assert (thread.reads, thread.memory.held) == (times, 0)
+
+
+async def test_what_is_compressed_is_counted_and_makes_room() -> None:
+    thread = Thread(body=bytes(range(256)) * 20)
+    entry = await thread.get()
+    before = thread.memory.held
+    packed = await asyncio.gather(*(thread.memory.body(entry, "gzip") for _ in range(5)))
+    assert len(set(packed)) == thread.memory.compressions == 1
+    assert thread.memory.held == before + len(packed[0])
+
+
+async def test_what_was_used_least_is_forgotten_first() -> None:
+    thread = Thread(body=b"x" * 10_000)
+    keys = [str(number) for number in range(8)]
+    for key in keys:
+        await thread.memory.get(key, THREAD, thread.read)
+    await thread.memory.get("0", THREAD, thread.read)
+    assert thread.reads == len(keys)
+    await thread.memory.get("one more", THREAD, thread.read)
+    assert thread.memory.held <= 100_000
+    assert [slot.key for slot in thread.memory] == ["2", "3", "4", "5", "6", "7", "0", "one more"]
