@@ -56,6 +56,8 @@ async def of_thread(request: web.Request) -> web.Response:
 def _entries(comments: Iterable[OneComment], comment_url: str) -> Iterator[Entry]:
     for one in comments:
         found = orjson.loads(comment_json(one.picked, one.path, one.head, comment_url=comment_url))
+        if found["author"] is None or found["html"] is None:
+            continue  # its key is destroyed, and its thread does not tell so yet
         comment_id, parent_id, url = found["id"], found["parent_id"], one.head.url
         yield Entry(
             id=UUID(comment_id),

@@ -156,7 +156,10 @@ class ColdReads:
                     return None
                 if isinstance(found, _Long):
                     answer = await logged()
-                    _check(answer, stream_id, min_version or 0)
+                    if _reached(answer) < (min_version or 0):
+                        answer = await logged()  # that one had begun before, for another reader
+                    if (reached := _reached(answer)) < (min_version or 0):
+                        raise ThreadParked(stream_id, reached)
                     return answer
                 try:
                     return await folded(found)
@@ -199,9 +202,7 @@ class ColdReads:
             self.poke(stream_id)
 
 
-def _check(answer: object, stream_id: UUID, least: int) -> None:
-    """Raises ThreadParked where an answer from the log does not reach what the log has."""
+def _reached(answer: object) -> int:
+    """The version of the thread that an answer from the log tells of."""
     head = answer[0] if isinstance(answer, tuple) else getattr(answer, "head", None)
-    reached = head.version if isinstance(head, Head) else 0
-    if reached < least:
-        raise ThreadParked(stream_id, reached)
+    return head.version if isinstance(head, Head) else 0

@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, TypeVar
@@ -97,6 +97,7 @@ class LogPages:
         self._threads: OrderedDict[tuple[UUID, int | None], _Thread] = OrderedDict()
         self._asking: dict[tuple[UUID, PageRequest, int | None], asyncio.Task[tuple[Head, Selection]]] = {}
         self._slots = asyncio.Semaphore(_FOLDS)
+        self._long_slots = asyncio.Semaphore(_FOLDS)
         self._waiting = 0
 
     async def head(self, stream_id: UUID, to: int | None = None) -> Head | None:
@@ -208,7 +209,7 @@ class LogPages:
             try:
                 # Where much came since the snapshot, much is counted and ordered.
                 if structure.size - structure.base.size > OFF_LOOP:
-                    return await asyncio.to_thread(ask, picker)
+                    return await _in_thread(ask, picker)
                 return ask(picker)
             except Missing as error:
                 await self._load(thread, stream_id, error.keys)
@@ -241,24 +242,32 @@ class LogPages:
     async def _advance(self, thread: _Thread, stream_id: UUID, to: int | None) -> None:
         """Fold what the log has by now, up to `to`. Raises _Gone where it has another story."""
         structure = thread.structure
-        if structure.version == to:
-            return
         end = LAST if to is None else to
         # What stopped it may be gone by now.
         limit = CHUNK if thread.stopped is None else 1
-        async with self._slot(structure.version == structure.base.version):
-            while True:
-                # The event at the present version comes along, to see that it is the same.
-                after = structure.version
-                steps = await self._snapshots.steps(stream_id, after - 1, end, limit + 1)
-                if after:
-                    if not steps or steps[0].version != after or steps[0].hash != structure.last_hash:
-                        raise SnapshotBroken("another story") if structure.base.version == after else _Gone
-                    steps = steps[1:]
-                await self._fold(thread, stream_id, steps)
-                if len(steps) < limit or thread.stopped is not None:
-                    return
-                limit = CHUNK
+        if structure.version == structure.base.version:
+            async with self._slot(self._slots):
+                is_done = await self._fold_on(thread, stream_id, end, limit)
+        else:
+            is_done = await self._fold_on(thread, stream_id, end, limit)
+        if not is_done:
+            # Apart, so that the many short ones do not wait for the few that take seconds.
+            async with self._slot(self._long_slots):
+                while not await self._fold_on(thread, stream_id, end, CHUNK):
+                    pass
+
+    async def _fold_on(self, thread: _Thread, stream_id: UUID, end: int, limit: int) -> bool:
+        """Fold at most `limit` events; whether there are no more. Raises _Gone, SnapshotBroken."""
+        structure = thread.structure
+        # The event at the present version comes along, to see that it is the same.
+        after = structure.version
+        steps = await self._snapshots.steps(stream_id, after - 1, end, limit + 1)
+        if after:
+            if not steps or steps[0].version != after or steps[0].hash != structure.last_hash:
+                raise SnapshotBroken("another story") if structure.base.version == after else _Gone
+            steps = steps[1:]
+        await self._fold(thread, stream_id, steps)
+        return len(steps) < limit or thread.stopped is not None
 
     async def _fold(self, thread: _Thread, stream_id: UUID, steps: list[Step]) -> None:
         structure = thread.structure
@@ -297,16 +306,13 @@ class LogPages:
             raise SnapshotBroken(str(error)) from error
 
     @asynccontextmanager
-    async def _slot(self, cold: bool) -> AsyncIterator[None]:  # noqa: FBT001 - said by its name
-        """One of the few places for threads that are folded from far behind."""
-        if not cold:
-            yield
-            return
+    async def _slot(self, slots: asyncio.Semaphore) -> AsyncIterator[None]:
+        """One of the few places for threads that are folded at the same time. Raises Overloaded."""
         if self._waiting >= _WAITING:
             raise Overloaded("the queue of threads to fold")
         self._waiting += 1
         try:
-            async with self._slots:
+            async with slots:
                 yield
         finally:
             self._waiting -= 1
@@ -371,4 +377,19 @@ def _not_there(request: PageRequest, named: UUID) -> ParentNotFound | CommentNot
 async def _off_loop(size: int, function: Callable[..., _R], *arguments: object) -> _R:
     if size <= OFF_LOOP:
         return function(*arguments)
-    return await asyncio.to_thread(function, *arguments)
+    return await _in_thread(function, *arguments)
+
+
+async def _in_thread(function: Callable[..., _R], *arguments: object) -> _R:
+    """Call in a thread. Who is cancelled meanwhile stays until it is done, for nothing stops a thread: what
+    it works on must not be another's before."""
+    working = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        while not working.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([working])
+        if not working.cancelled():
+            working.exception()  # nobody is left to be told
+        raise

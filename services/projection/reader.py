@@ -158,6 +158,8 @@ class ThreadReader:
         for comment_id, one in zip(ids, seen, strict=False):
             if one.picked is not None:
                 found[comment_id] = OneComment(one.head, one.picked, one.path, one.head.stale)
+        if found:
+            self.reads.add(stream_id)
         for comment_id in ids:
             if comment_id not in found:
                 with suppress(CommentNotFound):

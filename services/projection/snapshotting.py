@@ -77,12 +77,13 @@ class SnapshotWriter:
         last = versions[-1] if versions else 0
         if head is None or not is_due(head[0], last):
             return last
+        # First, since one of them may stand where another is to be.
+        await self.snapshots.remove_older(stream_id)
         try:
             await self._written(await self._last(stream_id), stream_id, head[0])
         except SnapshotBroken:
             await self.snapshots.remove(stream_id, versions)
             await self._written(Structure(orders=False), stream_id, head[0])
-        await self.snapshots.remove_older(stream_id)
         versions = await self.snapshots.versions(stream_id)
         if spare := superfluous(versions):
             await self.snapshots.remove(stream_id, spare)

@@ -27,7 +27,7 @@ FRESH_S: Final = 1.0
 """Seconds for which a fold is read after it began."""
 
 KEPT_COMMENTS: Final = 50_000
-"""Comments that all kept folds have together, at most."""
+"""Comments that all kept folds have together, at most, and all those whose views wait to be written."""
 
 PATIENCE_S: Final = 0.5
 """Seconds that a view is waited for which another process is writing."""
@@ -47,6 +47,8 @@ class Warming:
         self._views = views
         self._running: dict[UUID, asyncio.Task[Folded]] = {}
         self._writing: set[asyncio.Task[None]] = set()
+        self._unwritten = 0
+        """The size of all folds whose views are being written, or wait for that."""
         self._kept: OrderedDict[UUID, Whole] = OrderedDict()
         self._readers: Counter[UUID] = Counter()
         self._leaving = asyncio.Condition()
@@ -139,9 +141,16 @@ class Warming:
             return
         whole = await self._fold(stream_id)
         folded.set_result(whole)
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._answered(stream_id), PATIENCE_S)
-        await self._projector.rebuild(stream_id, whole)
+        size = _size(whole)
+        if self._unwritten and self._unwritten + size > KEPT_COMMENTS:
+            return  # folding is quicker than writing: a later reader's fold will be written
+        self._unwritten += size
+        try:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._answered(stream_id), PATIENCE_S)
+            await self._projector.rebuild(stream_id, whole)
+        finally:
+            self._unwritten -= size
         self._drop(whole)
 
     async def _answered(self, stream_id: UUID) -> None:
@@ -182,7 +191,13 @@ class Warming:
         self._kept.move_to_end(stream_id)
         while len(self._kept) > 1 and sum(map(_size, self._kept.values())) > KEPT_COMMENTS:
             self._kept.popitem(last=False)
-        asyncio.get_running_loop().call_later(left, self._drop, whole)
+        # Not the fold itself, which would stay in memory though it is kept no more.
+        asyncio.get_running_loop().call_later(left, self._expire, stream_id, whole.began)
+
+    def _expire(self, stream_id: UUID, began: float) -> None:
+        whole = self._kept.get(stream_id)
+        if whole is not None and whole.began == began:
+            del self._kept[stream_id]
 
     def _drop(self, whole: Whole) -> None:
         if self._kept.get(whole.thread.stream_id) is whole:

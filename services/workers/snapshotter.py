@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
+from contextlib import suppress
 from typing import Final
 from uuid import UUID
 
@@ -47,15 +48,20 @@ class Snapshotter:
 
     async def run(self) -> None:
         """Write, and look for what to write; after a fault, again."""
+        clock = asyncio.get_running_loop().time
+        look = clock() + self._look
         while True:
-            try:
-                async with asyncio.timeout(self._look):
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(look):
                     await self._due.wait()
-            except TimeoutError:
+            # However much there is to write.
+            if clock() >= look:
                 await self._look_through()
-            while self._queue:
+                look = clock() + self._look
+            if self._queue:
                 await self._write(*self._queue.popitem(last=False))
-            self._due.clear()
+            if not self._queue:
+                self._due.clear()
 
     async def _write(self, stream_id: UUID, version: int) -> None:
         try:

@@ -112,3 +112,14 @@ async def test_a_threads_feed_tells_its_version(client: Client) -> None:
     assert newer["id"] in await entries(client, f"{T}/feed.atom?min_version=2")
     later = await client.get(f"{T}/feed.atom?min_version=3")
     assert (later.status, later.code) == (400, "version-not-reached")
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_feed_leaves_out_whose_key_is_destroyed_though_no_thread_tells_so_yet(
+    client: Client, path: str
+) -> None:
+    kept = await client.post("one", sub="bob")
+    await client.post("two", sub="ann")
+    assert (await client.send("DELETE", f"{S}/me", sub="ann")).status == 202
+    await client.running.resources.redis.flushdb()  # the views are folded anew, before any CommentErased
+    assert await entries(client, path) == [kept["id"]]

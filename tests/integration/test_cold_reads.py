@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import Any
 from uuid import UUID
 
 import pytest
 
-from services.core.page import PageRequest
+from services.core.page import PageRequest, Picked
 from services.errors import CommentNotFound, ParentNotFound, VersionNotReached
 from services.eventlog.log import EventLog
-from services.projection import advance, cold
+from services.projection import advance, cold, warming
 from services.projection.advance import Projector
 from services.projection.whole import Moved
 from services.readmodel.leases import Leases, lease_key, wanted_key
@@ -227,3 +230,73 @@ async def test_a_fold_that_its_writer_has_brought_on_is_read_no_more(parts: Reso
     with pytest.raises(Moved):
         await projector.comment(whole, talk.ids[0])
     assert await parts.verifier.thread(talk.stream_id) == []
+
+
+async def test_who_asks_for_what_he_wrote_is_not_given_what_another_had_asked_for_before(
+    parts: Resources, talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the log, those who ask for the same at the same moment share one answer."""
+    await talk.post()
+    cold_reads, rendered = parts.reader.cold_reads, parts.log_pages._rendered
+    folded, go = asyncio.Event(), asyncio.Event()
+
+    async def held_up(*arguments: Any) -> list[Picked]:
+        folded.set()
+        await go.wait()
+        return await rendered(*arguments)
+
+    monkeypatch.setattr(parts.log_pages, "_rendered", held_up)
+    first = asyncio.create_task(cold_reads.page(talk.stream_id, PAGE, away=True))
+    await folded.wait()
+    await talk.post("bob")
+    second = asyncio.create_task(cold_reads.page(talk.stream_id, PAGE, 2, away=True))
+    readers = cold_reads.warming._readers
+
+    async def both_wait() -> bool:
+        return readers[talk.stream_id] == 2
+
+    await until(both_wait, "the second has joined the first")
+    go.set()
+    pages = await asyncio.gather(first, second)
+    assert [page and page.head and page.head.version for page in pages] == [1, 2]
+
+
+async def test_folds_do_not_pile_up_before_views_that_are_written_more_slowly(
+    parts: Resources, talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warming, "KEPT_COMMENTS", 30)
+    monkeypatch.setattr(warming, "PATIENCE_S", 60.0)
+    await talk.post()
+    others = [replace(talk, key=f"other {number}", ids=[]) for number in range(4)]
+    for other in others:
+        await other.post()
+    streams = [one.stream_id for one in (talk, *others)]
+    cold_reads = parts.reader.cold_reads
+
+    async def waiting() -> int:
+        return len(cold_reads.warming._writing)
+
+    # Each of them is still read by somebody, so none of the views is written yet.
+    async with AsyncExitStack() as reading:
+        for stream_id in streams:
+            await reading.enter_async_context(cold_reads.warming.reading(stream_id))
+        for stream_id in streams:
+            page = await cold_reads.page(stream_id, PAGE)
+            assert page is not None
+            assert len(page.selection.picked) == 1
+        await until(waiting, "some wait for their readers, and the others for nothing", lambda n: n == 2)
+
+    async def all_written() -> bool:
+        heads = [(await parts.reader.page(stream_id, PAGE)).head for stream_id in streams]
+        found = await parts.views.heads(streams)
+        return all(heads) and len(found) == len(streams)
+
+    await until(all_written, "all are written, one after the other")
+
+
+async def test_a_view_that_is_read_for_a_list_of_many_threads_is_in_use(parts: Resources, talk: Talk) -> None:
+    comment = await talk.post()
+    await parts.projector.advance(talk.stream_id)
+    parts.reader.reads.take()
+    assert list(await parts.reader.comments(talk.stream_id, [comment])) == [comment]
+    assert parts.reader.reads.take() == {talk.stream_id}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from redis.asyncio import Redis
 
 from schema.events.envelope import canonical
+from services.core import steps
 from services.core.page import PageRequest, Selection
 from services.core.segments import MARKS, Key
 from services.core.snapshot import decode, encode
@@ -24,7 +26,7 @@ from services.eventlog.keys import Keyring, MasterKey
 from services.eventlog.log import EventLog
 from services.eventlog.snapshots import Snapshots
 from services.eventlog.state import Difference
-from services.projection import snapshotting
+from services.projection import logpages, snapshotting
 from services.projection.advance import Projector
 from services.projection.logpages import LogPages
 from services.projection.replay import Replayer
@@ -185,6 +187,33 @@ async def test_a_worker_finds_threads_that_nobody_reads(world: World) -> None:
         await asyncio.gather(task, return_exceptions=True)
 
 
+async def test_a_worker_finds_threads_that_nobody_reads_however_much_it_writes(world: World) -> None:
+    await world.grow(10)
+    worker = Snapshotter(world.snapshotting, look=0.05)
+
+    async def grow_another() -> None:
+        for version in itertools.count(1000, 1000):
+            worker.moved(stream_of("another"), version)
+            await asyncio.sleep(0)
+
+    tasks = [asyncio.create_task(worker.run()), asyncio.create_task(grow_another())]
+    try:
+        await until(lambda: world.snapshots.versions(STREAM), "a snapshot", lambda found: found == [20])
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_what_an_older_release_wrote_is_not_in_the_way(world: World) -> None:
+    await world.grow(60)
+    await world.snapshotting.bring_up(STREAM)
+    versions = await world.snapshots.versions(STREAM)
+    await world.pool.execute("update snapshots set format = format - 1")
+    assert await world.snapshotting.bring_up(STREAM) == 120
+    assert await world.snapshots.versions(STREAM) == versions
+
+
 async def test_threads_are_looked_through_some_at_a_time(world: World) -> None:
     await world.grow(10)
     for number in range(5):
@@ -307,6 +336,78 @@ async def test_a_reader_sees_what_was_written_before_he_asked(world: World) -> N
         assert (head.version, picked.posted) == (version, version)
         if version == 25:
             await world.snapshotting.bring_up(STREAM)
+
+
+async def test_who_leaves_in_the_middle_of_a_fold_leaves_the_thread_to_nobody_before_it_is_done(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roots = await world.grow(10)
+    expected, pages = await world.page(), world.pages()
+    begun, go = threading.Event(), threading.Event()
+
+    def held_up(*arguments: Any) -> None:
+        begun.set()
+        go.wait(30)
+        steps.fold(*arguments)
+
+    monkeypatch.setattr(logpages, "OFF_LOOP", 1)
+    monkeypatch.setattr(logpages, "fold", held_up)
+    leaving = asyncio.create_task(pages.comment(STREAM, roots[0]))
+    await asyncio.to_thread(begun.wait, 30)
+    leaving.cancel()
+    coming = asyncio.create_task(pages.page(STREAM, PAGE))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not leaving.done(), "a thread of the machine still folds"
+    go.set()
+    head, selection = await coming
+    assert head is not None
+    assert (head.version, head.stale, selection) == (20, False, expected)
+    assert leaving.cancelled()
+
+
+async def test_a_short_thread_does_not_wait_for_long_ones(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roots = await world.grow(10)
+    await world.log.post("short", "ann")
+    monkeypatch.setattr(logpages, "CHUNK", 5)
+    monkeypatch.setattr(logpages, "_FOLDS", 1)
+    folding, go = asyncio.Event(), asyncio.Event()
+    read = world.snapshots.steps
+
+    async def held_up(stream_id: UUID, after: int, to: int, limit: int) -> list[Step]:
+        if stream_id == STREAM and after > 5:
+            folding.set()
+            await go.wait()
+        return await read(stream_id, after, to, limit)
+
+    monkeypatch.setattr(world.snapshots, "steps", held_up)
+    pages = world.pages()
+    long = asyncio.create_task(pages.comment(STREAM, roots[-1]))
+    await folding.wait()
+    async with asyncio.timeout(30):
+        head = await pages.head(stream_of("short"))
+    assert head is not None
+    assert (head.version, long.done()) == (1, False)
+    go.set()
+    assert (await long)[0].version == 20
+
+
+async def test_what_is_kept_of_a_version_is_read_no_more_when_the_log_has_another_story(world: World) -> None:
+    await world.grow(2)
+    pages = world.pages()
+    before = await world.page(pages, 3)
+    data = canonical({"title": "another", "url": None, "by": "site"})
+    async with world.pool.acquire() as connection:
+        await connection.execute("drop trigger events_are_immutable on events")
+        await connection.execute(
+            "update events set type = 'ThreadDescribed', data = $1, hash = sha256(hash) where version = 3",
+            data,
+        )
+    after = await world.page(pages, 3)
+    assert after == await world.page(to=3)
+    assert (len(before.picked), len(after.picked)) == (3, 2)
 
 
 async def test_a_thread_with_an_event_that_cannot_be_folded_is_read_as_it_was_before(world: World) -> None:
