@@ -19,7 +19,7 @@ from services.api.headers import JSON, PRIVATE, PUBLIC, THREADLOG_STALE, THREADL
 from services.api.pages.encodings import taken
 from services.api.pages.memory import Entry
 from services.api.pages.shortcut import Way
-from services.api.pages.wire import Condition, Prepared, Status, fields
+from services.api.pages.wire import Condition, Prepared, Status, fields, tag_in
 from services.api.pages.wire import head as head_bytes
 from services.core.pagejson import Reader
 from services.readmodel.keys import FORMAT
@@ -48,6 +48,7 @@ class Unwritten:
     visible: int = 0
     version: int = 0
     hash: bytes = b""
+    build: str = ""
     stale: bool = False
 
 
@@ -56,21 +57,22 @@ def head_of(head: Head | None, key: str) -> Head | Unwritten:
     return Unwritten(key) if head is None else head
 
 
-def etag(head: Versioned, stream_id: UUID, visit: Visit, *query: object) -> str:
-    """The ETag of what this reader is shown of a thread."""
+def etag(head: Versioned, stream_id: UUID, visit: Visit, *query: object, stale: bytes = b"") -> str:
+    """The ETag of what this reader is shown of a thread. `stale` as in `tag_of`."""
     shown = (_class_of(visit.reader), visit.site.settings.comment_url, *map(repr, query))
-    return f'"{tag_of(head, stream_id.hex, *shown)}"'
+    return f'"{tag_of(head, stream_id.hex, *shown, stale=stale)}"'
 
 
-def tag_of(head: Versioned, *shown: str) -> str:
+def tag_of(head: Versioned, *shown: str, stale: bytes = b"") -> str:
     """A tag without its quotes: the version, and all else that the answer depends on: format, thread, reader
     class, the settings that show, the query.
 
     The last event's hash is in it too: after a recovery to a point in time another event may have the same
-    version.
+    version. `stale` is the body of an answer that is marked so: a parked thread stays at its version when a
+    text that was erased is taken out of it.
     """
     named = "\n".join((FORMAT, *shown)).encode()
-    return f"{head.version}-{hashlib.sha256(named + head.hash).hexdigest()[:20]}"
+    return f"{head.version}-{hashlib.sha256(named + head.hash + stale).hexdigest()[:20]}"
 
 
 def _class_of(reader: Reader) -> str:
@@ -107,7 +109,7 @@ async def remembered(
     accepted = taken(_joined(request, hdrs.ACCEPT_ENCODING))
     condition = Condition.of(_joined(request, hdrs.IF_NONE_MATCH))
     coding = accepted.of(len(entry.body))
-    status: Status = 304 if condition.holds(entry.tag) else 200
+    status: Status = 304 if condition.holds(tag_in(entry.tag, coding)) else 200
     body = await api.pages.body(entry, coding) if status == 200 else b""
     if visit.caller is not None or request.version != HttpVersion11 or not request.keep_alive:
         headers = fields(entry, coding, PUBLIC if visit.caller is None else PRIVATE)

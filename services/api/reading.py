@@ -43,8 +43,9 @@ async def page(request: web.Request) -> web.StreamResponse:
         return await remembered(request, api, here, key, entry, asked.min_version)
     found = await _page(api, asked, asked.min_version)
     stream_id = asked.thread.stream_id
-    tag = etag(head_of(found.head, asked.thread.key), stream_id, here, asked.page)
     body = _page_body(api, asked, comment_url, found, here.reader)
+    stale = body if found.stale else b""
+    tag = etag(head_of(found.head, asked.thread.key), stream_id, here, asked.page, stale=stale)
     return read(request, here, body, tag, _version(found.head), stale=found.stale)
 
 
@@ -62,8 +63,8 @@ async def one(request: web.Request) -> web.StreamResponse:
         return await remembered(request, api, here, key, entry, asked.min_version)
     stream_id = asked.thread.stream_id
     found = await api.reader.comment(stream_id, asked.comment_id, asked.min_version)
-    tag = etag(found.head, stream_id, here, asked.comment_id)
     body = _comment_body(found, comment_url, here.reader)
+    tag = etag(found.head, stream_id, here, asked.comment_id, stale=body if found.stale else b"")
     return read(request, here, body, tag, found.head.version, stale=found.stale)
 
 
@@ -91,10 +92,12 @@ def _overlay(found: ThreadPage) -> frozenset[str] | None:
 async def _page_for_all(api: Api, asked: AskedPage, comment_url: str, min_version: int | None) -> Read:
     found = await _page(api, asked, min_version)
     head = head_of(found.head, asked.thread.key)
+    body = _page_body(api, asked, comment_url, found, PUBLIC)
+    shown = (asked.thread.stream_id.hex, "public", comment_url, repr(asked.page))
     return Read(
         head,
-        _page_body(api, asked, comment_url, found, PUBLIC),
-        tag_of(head, asked.thread.stream_id.hex, "public", comment_url, repr(asked.page)),
+        body,
+        tag_of(head, *shown, stale=body if found.stale else b""),
         found.stale,
         _overlay(found),
     )
@@ -119,10 +122,12 @@ def _page_body(api: Api, asked: AskedPage, comment_url: str, found: ThreadPage, 
 
 async def _comment_for_all(api: Api, asked: AskedComment, comment_url: str, min_version: int | None) -> Read:
     found = await api.reader.comment(asked.thread.stream_id, asked.comment_id, min_version)
+    body = _comment_body(found, comment_url, PUBLIC)
+    shown = (asked.thread.stream_id.hex, "public", comment_url, repr(asked.comment_id))
     return Read(
         found.head,
-        _comment_body(found, comment_url, PUBLIC),
-        tag_of(found.head, asked.thread.stream_id.hex, "public", comment_url, repr(asked.comment_id)),
+        body,
+        tag_of(found.head, *shown, stale=body if found.stale else b""),
         found.stale,
         frozenset() if found.picked.raw[STATE] == _VISIBLE else None,
     )

@@ -43,7 +43,8 @@ class Announcer:
 
     def moved(self, stream_id: UUID, version: int) -> None:
         """The thread's view has reached `version`. Never waits, and never fails."""
-        self._waiting[stream_id] = version
+        # Two who bring it up may say so in any order.
+        self._waiting[stream_id] = version and max(version, self._waiting.get(stream_id, 0))
         if self._sending is None:
             self._sending = asyncio.create_task(self._send(), name="announcer")
 

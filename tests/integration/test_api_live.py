@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from redis.asyncio import Redis
@@ -329,10 +330,92 @@ async def test_a_log_that_was_set_back_resets_those_who_listen(scene: Scene) -> 
 # --- hints ---------------------------------------------------------------------------------------------
 
 
+async def test_of_the_hints_that_gather_the_latest_version_goes(redis_url: str) -> None:
+    async with Redis.from_url(redis_url) as redis, redis.pubsub() as pubsub:
+        await pubsub.subscribe(keys.channel(STREAM))
+        announcer = Announcer(redis)
+        for versions in ((4, 5, 3), (6, 0), (7,)):
+            for version in versions:
+                announcer.moved(STREAM, version)
+            await announcer.stop()
+        heard: list[bytes] = []
+        async with asyncio.timeout(10):
+            while len(heard) < 3:
+                message = await pubsub.get_message(timeout=1)
+                if message is not None and message["type"] == "message":
+                    heard.append(message["data"])
+    assert heard == [b"5", b"0", b"7"]
+
+
 async def test_a_lost_hint_costs_seconds(scene: Scene) -> None:
     async with scene.listen() as stream:
         await scene.client.post("nobody projects this, nobody says so")
         assert (await stream.event()).id == 1
+
+
+async def test_a_lost_hint_costs_seconds_however_many_threads_begin_to_be_followed(scene: Scene) -> None:
+    async def begin() -> None:
+        while True:
+            scene.hub._begun(uuid4())  # as somebody's who follows another thread
+            await asyncio.sleep(0.1)
+
+    beginning = asyncio.create_task(begin())
+    async with scene.listen() as stream:
+        await scene.client.post("nobody projects this, nobody says so")
+        assert (await stream.event(within=10)).id == 1
+    beginning.cancel()
+
+
+async def test_who_joins_a_thread_that_never_rests_is_told_with_the_others(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by reading the log for each of them again and again: whenever it is read, there is more to read."""
+    teller = type(scene.hub.teller)
+    read = teller.read
+
+    async def one_more(self: Any, *given: Any) -> Any:
+        await scene.client.post("and one more")
+        return await read(self, *given)
+
+    for _ in range(3):
+        await scene.post("a text")
+    monkeypatch.setattr(teller, "read", one_more)
+    async with scene.listen(after=0) as first, scene.listen(after=2) as second:
+        [thread] = scene.hub._threads.values()
+
+        async def listeners() -> int:
+            return len(thread.listeners)
+
+        await until(listeners, "both are told with the others", lambda count: count == 2, within=10)
+        monkeypatch.undo()
+        last = (await scene.post("the last one"))["version"]
+        assert [event.id for event in await first.until(last)] == list(range(1, last + 1))
+        assert [event.id for event in await second.until(last)] == list(range(3, last + 1))
+
+
+async def test_a_thread_is_read_no_further_than_its_view_is_said_to_be(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or this process would bring the view up to the log, as a worker is about to do."""
+    brought: list[Any] = []
+    projector = type(scene.client.running.resources.projector)
+    bring_up = projector.bring_up
+
+    async def counted(self: Any, *given: Any) -> Any:
+        brought.append(given)
+        return await bring_up(self, *given)
+
+    await scene.post("a text")
+    async with scene.listen() as stream:
+        [thread] = scene.hub._threads.values()
+        await scene.client.post("projected")
+        await scene.client.running.resources.projector.advance(STREAM)
+        await scene.client.post("not projected yet")
+        monkeypatch.setattr(projector, "bring_up", counted)
+        thread.wake(2)
+        assert shown([await stream.event()]) == [(2, "CommentPosted")]
+        assert brought == []
+        assert shown([await stream.event()]) == [(3, "CommentPosted")]
 
 
 async def test_a_thread_is_subscribed_to_once_however_many_listen(scene: Scene, redis_url: str) -> None:
@@ -363,8 +446,8 @@ async def test_events_are_read_once_however_many_listen(
     reads: list[int] = []
     read = scene.hub.teller.read
 
-    async def counted(stream_id: Any, version: int) -> Any:
-        found = await read(stream_id, version)
+    async def counted(stream_id: Any, version: int, to: int | None = None) -> Any:
+        found = await read(stream_id, version, to)
         if found is not None:
             reads.append(version)
         return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import time
 from collections.abc import AsyncIterator
 from itertools import product
@@ -16,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from services.api.app import create_app
 from services.api.connections import Runner
 from services.api.pages.freshness import AHEAD_S, FRESH_S
+from services.api.pages.memory import Entry
 from services.api.pages.shortcut import LONGEST
 from tests.integration.api_client import SITE, Client, S, T, client_of
 from tests.integration.remembering import COMMENTS, Remembering, Reply, Wire, remembering, request
@@ -158,6 +160,24 @@ async def test_heads_are_learnt_up_to_a_bound(client: Client) -> None:
                 await wire.ask(raw)
             assert there.short == number + 1
         assert len(there.api.shortcut) == 5
+
+
+async def test_heads_that_were_learnt_keep_no_answer(client: Client) -> None:
+    """What the memory has forgotten, or replaced, is held by nothing else: neither is it without a bound."""
+
+    def held() -> int:
+        gc.collect()
+        return sum(type(one) is Entry and b"not for ever" in one.body for one in gc.get_objects())
+
+    threads, limits = range(6), (1, 2, 3)
+    async with remembering(client, 240_000) as there, there.wire() as wire:
+        for number in threads:
+            await there.client.post("not for ever " * 700, at=f"{S}/threads/t{number}")
+        for number, limit in product(threads, limits):
+            for _ in range(3):
+                await wire.ask(request(f"{S}/threads/t{number}/comments?limit={limit}"))
+        assert len(there.api.shortcut) == len(threads) * len(limits)
+        assert held() == len(there.api.pages) < len(there.api.shortcut)
 
 
 async def test_somebody_signed_in_is_never_answered_for_somebody_else(there: Remembering) -> None:

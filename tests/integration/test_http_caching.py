@@ -58,15 +58,18 @@ async def test_a_small_answer_is_sent_as_it_is(there: Remembering) -> None:
     assert (await there.ask(T, Accept_Encoding="zstd, identity;q=0"))["Content-Encoding"] == "zstd"
 
 
-async def test_each_coding_has_a_strong_tag_of_its_own_and_each_is_good_for_all(there: Remembering) -> None:
+async def test_each_coding_has_a_strong_tag_of_its_own(there: Remembering) -> None:
+    """One that is named for another coding is none of this one: what stands for it cannot be read."""
     tags = {coding: (await there.ask(Accept_Encoding=coding))["Etag"] for coding in ["identity", *CODINGS]}
     assert len(set(tags.values())) == len(tags)
     assert all(tag.startswith('"') for tag in tags.values())
     for has in tags.values():
         for wants, tag in tags.items():
             for given in (has, f'"x", W/{has}'):
-                reply = await there.ask(If_None_Match=given, Accept_Encoding=wants)
-                assert (reply.status, reply.body, reply["Etag"]) == (304, b"", tag)
+                for _ in range(3):  # the shortcut, too
+                    reply = await there.ask(If_None_Match=given, Accept_Encoding=wants)
+                    assert (reply.status, reply["Etag"]) == (304 if has == tag else 200, tag)
+                    assert bool(reply.body) is (has != tag)
     assert (await there.ask(If_None_Match="*")).status == 304
     for other in ('"x"', tags["identity"].strip('"'), f"{tags['identity'][:-1]}x", ""):
         assert (await there.ask(If_None_Match=other)).status == 200

@@ -161,7 +161,7 @@ async def test_what_nobody_wants_compressed_is_not(there: Remembering) -> None:
 
 
 async def test_the_memory_is_bounded_and_forgets_what_was_used_least(client: Client) -> None:
-    limit = 60_000
+    limit = 80_000
     async with remembering(client, limit) as there:
         for number in range(10):
             await there.client.post(f"{number} " * 1000, at=f"{S}/threads/t{number}")

@@ -11,7 +11,7 @@ import pytest
 from redis.exceptions import RedisError
 
 from services.api.pages.freshness import FRESH_S, GRACE_S
-from services.api.pages.memory import Entry, PageMemory, Read
+from services.api.pages.memory import IDLE_S, Entry, PageMemory, Read
 from services.errors import ParentNotFound
 
 THREAD = UUID(int=1)
@@ -24,6 +24,7 @@ class Head:
 
     version: int
     hash: bytes = b"h"
+    build: str = "b"
     stale: bool = False
 
 
@@ -66,8 +67,8 @@ class Thread:
 
 @pytest.mark.parametrize(
     "head",
-    [Head(2), Head(1, b"another"), Head(1, stale=True), None],
-    ids=["a version", "another history", "parked", "gone"],
+    [Head(2), Head(1, b"another"), Head(1, build="new"), Head(1, stale=True), None],
+    ids=["a version", "another history", "built anew", "parked", "gone"],
 )
 async def test_another_head_is_another_answer(head: Head | None) -> None:
     thread = Thread()
@@ -136,7 +137,7 @@ async def test_what_is_compressed_is_counted_and_makes_room() -> None:
 
 
 async def test_what_was_used_least_is_forgotten_first() -> None:
-    thread = Thread(body=b"x" * 10_000)
+    thread = Thread(body=b"x" * 8_000)
     keys = [str(number) for number in range(8)]
     for key in keys:
         await thread.memory.get(key, THREAD, thread.read)
@@ -145,3 +146,18 @@ async def test_what_was_used_least_is_forgotten_first() -> None:
     await thread.memory.get("one more", THREAD, thread.read)
     assert thread.memory.held <= 100_000
     assert [slot.key for slot in thread.memory] == ["2", "3", "4", "5", "6", "7", "0", "one more"]
+
+
+async def test_what_nobody_asks_for_is_forgotten_and_what_is_known_to_hold_is_not() -> None:
+    thread = Thread()
+    await thread.get()
+    thread.now += IDLE_S * 0.9
+    await thread.memory.get("another page", THREAD, thread.read)  # says that the thread is what it was
+    thread.now += IDLE_S * 0.9
+    thread.memory.sweep()
+    assert len(thread.memory) == 2
+    thread.now += IDLE_S * 0.2
+    thread.memory.sweep()
+    assert len(thread.memory) == thread.memory.held == 0
+    await thread.get()
+    assert thread.memory.held > 0

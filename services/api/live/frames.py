@@ -116,11 +116,24 @@ class Batch:
     to: int
     told: Sequence[Told]
     _pieces: dict[object, tuple[Piece, ...]] = field(default_factory=dict, repr=False)
+    _parts: dict[int, Batch] = field(default_factory=dict, repr=False)
     _authors: frozenset[str | None] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         own = frozenset(one.author_id for one in self.told if one.author is not None)
         object.__setattr__(self, "_authors", own)
+
+    def behind(self, position: int) -> Batch | None:
+        """What of it goes to who was told everything up to `position`; None where that is all of it."""
+        if position <= self.after:
+            return self
+        if position >= self.to:
+            return None
+        part = self._parts.get(position)
+        if part is None:
+            told = [one for one in self.told if one.version > position]
+            part = self._parts[position] = Batch(position, self.to, told)
+        return part
 
     def pieces(self, reader: Reader) -> tuple[Piece, ...]:
         """What goes to this reader: readers of one class get the same bytes."""

@@ -15,14 +15,13 @@ from random import randrange
 from typing import Final
 from uuid import UUID
 
-import asyncpg
 from redis.asyncio import Redis
 
 from services.api.live.frames import piece, reset
 from services.api.live.listener import Listener
 from services.api.live.telling import Teller
-from services.api.live.thread import LiveThread
-from services.errors import Overloaded, ThreadlogError, Unavailable
+from services.api.live.thread import FAULTS, LiveThread
+from services.errors import Overloaded, Unavailable
 from services.readmodel.announcements import Subscriptions, dismiss
 
 _log = logging.getLogger(__name__)
@@ -157,19 +156,22 @@ class Hub:
 
     async def _watch(self) -> None:
         """Look at the heads of all threads again and again, at once where hints begin to come."""
+        clock = asyncio.get_running_loop().time
+        last = clock()
         while True:
+            # However often some are looked at, all of them have their turn.
             pause = _LOOK_S if self._subscriptions.connected else _LOOK_ALONE_S
-            all_of_them = False
-            try:
-                async with asyncio.timeout(pause):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(last + pause):
                     await self._look_now.wait()
-            except TimeoutError:
-                all_of_them = True
+            all_of_them = clock() >= last + pause
+            if all_of_them:
+                last = clock()
             self._look_now.clear()
             fresh, self._fresh = self._fresh, set()
             try:
                 await self._look(list(self._threads if all_of_them else fresh & self._threads.keys()))
-            except (ThreadlogError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            except FAULTS as error:
                 _log.warning("the heads of live threads are not to be had: %s", type(error).__name__)
 
     async def _look(self, stream_ids: list[UUID]) -> None:

@@ -51,15 +51,13 @@ class Listener:
             self._id = one.last_id
         self.position = position
 
-    def caught_up(self, pieces: Sequence[Piece], position: int) -> None:
-        """These events were written by somebody else."""
-        if pieces:
-            self._id = pieces[-1].last_id
-        self.position = position
+    def wrote(self, one: Piece) -> None:
+        """This piece was, or is about to be, written by somebody else: no heartbeat goes back behind it."""
+        self._id = one.last_id
 
     def beat(self) -> None:
         """Write a heartbeat; with the version, where it went on by events that this reader may not see."""
-        if self.position == self._id:
+        if self.position <= self._id:
             self.write(HEARTBEAT)
         elif self.write(piece(b": \nid: %d\n\n" % self.position, self.position)):
             self._id = self.position

@@ -7,7 +7,7 @@ import contextlib
 import re
 import socket
 import time
-from typing import Any, Final
+from typing import Final
 
 import structlog
 from aiohttp import hdrs, web
@@ -196,28 +196,24 @@ class _Stream:
 
     async def _tell(self, listener: Listener, batch: Batch) -> None:
         """Write events, as fast as the client takes them."""
-        pieces = batch.pieces(self._here.reader)
-        for one in pieces:
+        for one in batch.pieces(self._here.reader):
+            if listener.ended.done():
+                return
+            listener.wrote(one)
             await self._response.write(one.plain)
-        listener.caught_up(pieces, batch.to)
+        listener.position = batch.to
 
     async def _catch_up(self, listener: Listener) -> None:
-        """Let the stream listen, once it has been told all that those who listen were told."""
+        """Let the stream listen, once it has been told all that those who listen were told, or more: of a
+        thread that never rests nobody is told just as much."""
         thread = self._thread
-        while not listener.ended.done():
-            if listener.position < thread.position:
-                batch = await thread.replay(listener.position)
-                if batch.to == listener.position:
-                    raise Unavailable("the log has lost events that were told")
-                await self._tell(listener, batch)
-            elif listener.position == thread.position:
-                thread.listeners[listener] = None
-                return
-            else:
-                # The client begins where the log ends, and those who listen are not yet there.
-                thread.wake(listener.position)
-                either: list[asyncio.Future[Any]] = [thread.moves(), listener.ended]
-                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        while listener.position < thread.position and not listener.ended.done():
+            batch = await thread.replay(listener.position)
+            if batch.to == listener.position:
+                raise Unavailable("the log has lost events that were told")
+            await self._tell(listener, batch)
+        if not listener.ended.done():
+            thread.join(listener)
 
     def _seconds(self) -> float | None:
         """After how many seconds the stream ends."""

@@ -48,9 +48,11 @@ class Teller:
         self._views = views
         self._sites = sites
 
-    async def read(self, stream_id: UUID, version: int) -> Read | None:
-        """The next events after `version`, at most 100; None where there are none."""
-        events = await self.log.events_after(stream_id, version, EVENTS)
+    async def read(self, stream_id: UUID, version: int, to: int | None = None) -> Read | None:
+        """The next events after `version`, up to `to` where it is given, at most 100; None where there are
+        none."""
+        limit = EVENTS if to is None else min(EVENTS, to - version)
+        events = await self.log.events_after(stream_id, version, limit)
         if not events:
             return None
         notes = [note for event in events if (note := note_of(event)) is not None]

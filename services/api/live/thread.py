@@ -48,7 +48,6 @@ class LiveThread:
         self._running: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._replays: dict[tuple[int, bool], asyncio.Task[Batch]] = {}
-        self._moves: asyncio.Future[None] | None = None
         self._closed = False
         self.stream_id = stream_id
         self.site = site
@@ -75,7 +74,7 @@ class LiveThread:
             self._timer.cancel()
             self._timer = None
         try:
-            while not self._closed and (self.position < self.target or self._is_due()):
+            while not self._closed and (self._is_due() or self.position < self.target):
                 async with self._places:
                     await self._step()
         except FAULTS as error:
@@ -96,7 +95,8 @@ class LiveThread:
         """Tell the tallies that are due, then the next events."""
         read = None
         if self.position < self.target:
-            read = await self._teller.read(self.stream_id, self.position)
+            # No further than its view is said to be: else this process would do the projector's work.
+            read = await self._teller.read(self.stream_id, self.position, self.target)
             if read is None:
                 self.target = self.position  # the hint was of another log
             else:
@@ -112,14 +112,13 @@ class LiveThread:
         batch = Batch(self.position, to, told)
         # Whoever joins from here on begins after these events; those who are there are written to.
         self.position = to
-        if self._moves is not None:
-            self._moves.set_result(None)
-            self._moves = None
         await self._send(batch)
 
     async def _send(self, batch: Batch) -> None:
         for count, listener in enumerate(list(self.listeners), 1):
-            listener.tell(batch.pieces(listener.reader), batch.to)
+            rest = batch.behind(listener.position)
+            if rest is not None:
+                listener.tell(rest.pieces(listener.reader), rest.to)
             if count % SLICE == 0:
                 await asyncio.sleep(0)
 
@@ -131,9 +130,16 @@ class LiveThread:
     async def begin_anew(self, reset: Batch) -> None:
         """Go on after a reset, whose version lies before what was told: the log was set back."""
         self.position = self.target = reset.to
+        for listener in self.listeners:
+            listener.position = reset.after
         await self._send(reset)
 
     # --- joining --------------------------------------------------------------------------------------
+
+    def join(self, listener: Listener) -> None:
+        """Tell the listener what comes after its position, which is that of the thread or a later one."""
+        self.listeners[listener] = None
+        self.wake(listener.position)
 
     async def replay(self, after: int) -> Batch:
         """The next events after `after`, for whoever is behind; those who ask together share one reading."""
@@ -160,18 +166,17 @@ class LiveThread:
         if running is None:
             running = asyncio.create_task(self._read(read), name="live-replay")
             self._replays[name] = running
-            running.add_done_callback(lambda _: self._replays.pop(name, None))
+            running.add_done_callback(lambda done: self._ended(name, done))
         return await asyncio.shield(running)
+
+    def _ended(self, name: tuple[int, bool], done: asyncio.Task[Batch]) -> None:
+        del self._replays[name]
+        if not done.cancelled():
+            done.exception()  # whoever waited has it; where nobody does any more, nobody needs to hear of it
 
     async def _read(self, read: Callable[[], Awaitable[Batch]]) -> Batch:
         async with self._places:
             return await read()
-
-    def moves(self) -> asyncio.Future[None]:
-        """Done at the next change of `position`."""
-        if self._moves is None:
-            self._moves = asyncio.get_running_loop().create_future()
-        return self._moves
 
     def close(self) -> None:
         """Nobody listens any more."""

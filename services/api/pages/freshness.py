@@ -1,6 +1,6 @@
 """Whether what was read of a thread is still what its view shows.
 
-A remembered answer stands on a `Stamp`: the version and hash that the view's head had when it was read, and
+A remembered answer stands on a `Stamp`: the version, hash and build of the view's head when it was read, and
 when they were last compared. As long as that is fresh, the answer is used without asking. Then one look, a
 single round trip for all threads that anybody asks about at that moment, tells which heads are the same: one
 field for all answers of a thread, however many there are. Nothing is sent when a view changes, so nothing
@@ -45,24 +45,36 @@ class SeenHead(Protocol):
     @property
     def hash(self) -> bytes: ...
     @property
+    def build(self) -> str: ...
+    @property
     def stale(self) -> bool: ...
 
 
 class Stamp:
-    """What a thread's view stood at, and when that was last known to be so, by `time.monotonic`."""
+    """What a thread's view stood at, and when that was last known to be so, by `time.monotonic`.
 
-    __slots__ = ("checked", "hash", "stale", "version")
+    A view that is built anew may show something else at the same version: a parked thread has its erased
+    texts taken out so.
+    """
+
+    __slots__ = ("build", "checked", "hash", "stale", "version")
 
     def __init__(self, head: SeenHead, checked: float, *, stale: bool | None = None) -> None:
         """`stale`: whether what was read is, where that does not follow from the head."""
         self.version = head.version
         self.hash = head.hash
+        self.build = head.build
         self.stale = head.stale if stale is None else stale
         self.checked = checked
 
     def is_of(self, head: SeenHead) -> bool:
         """Whether the head is still the same."""
-        return head.version == self.version and head.hash == self.hash and head.stale == self.stale
+        return (
+            head.version == self.version
+            and head.hash == self.hash
+            and head.build == self.build
+            and head.stale == self.stale
+        )
 
 
 class Watched:

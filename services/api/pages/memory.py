@@ -11,14 +11,20 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count
 from typing import Final
 from uuid import UUID
 
 from services.api.pages.encodings import Coding, encoded
 from services.api.pages.freshness import FRESH_S, GRACE_S, NEVER, Looks, SeenHead, Stamp, Watched
 
-_OVERHEAD: Final = 2048
+HEADS: Final = 4
+"""Heads of answers that an entry keeps ready, of half a kilobyte each."""
+_OVERHEAD: Final = 4096
 """Bytes that an entry is counted as beside its bodies."""
+IDLE_S: Final = 20.0
+"""Seconds for which an answer is remembered that nobody asks for. No text stays for longer than that after
+its view lost it: an erasure is not told to those who remember."""
 _INLINE: Final = 16 * 1024
 """Bytes of the largest body that is compressed on the event loop, in a fraction of a millisecond."""
 _SHARE: Final = 8
@@ -42,11 +48,25 @@ class Read:
 
 
 class Entry:
-    """An answer that is remembered. It never changes, but for what is made of its body on demand."""
+    """An answer that is remembered. It never changes, but for what is made of its body on demand. `serial` is
+    a number that no other has, from 1."""
 
-    __slots__ = ("_bodies", "_making", "apart", "body", "heads", "slot", "stale", "stamp", "tag", "version")
+    __slots__ = (
+        "_bodies",
+        "_making",
+        "apart",
+        "body",
+        "heads",
+        "serial",
+        "slot",
+        "stale",
+        "stamp",
+        "tag",
+        "version",
+    )
 
-    def __init__(self, read: Read, stamp: Stamp) -> None:
+    def __init__(self, read: Read, stamp: Stamp, serial: int) -> None:
+        self.serial = serial
         self.version = read.head.version
         self.body = read.body
         self.tag = read.tag
@@ -81,12 +101,14 @@ class Entry:
         return await asyncio.shield(making)
 
     async def _make(self, coding: Coding, ended: Callable[[Entry], None]) -> bytes:
-        if len(self.body) > _INLINE:
-            made = await asyncio.to_thread(encoded, self.body, coding)
-        else:
-            made = encoded(self.body, coding)
+        try:
+            if len(self.body) > _INLINE:
+                made = await asyncio.to_thread(encoded, self.body, coding)
+            else:
+                made = encoded(self.body, coding)
+        finally:
+            del self._making[coding]
         self._bodies[coding] = made
-        del self._making[coding]
         ended(self)
         return made
 
@@ -119,6 +141,8 @@ class PageMemory:
         self._slots: OrderedDict[Hashable, Slot] = OrderedDict()
         self._threads: dict[UUID, Watched] = {}
         self._reading: dict[tuple[Hashable, int | None], asyncio.Task[Entry]] = {}
+        self._serials = count(1)
+        self._sweeping: asyncio.TimerHandle | None = None
         self.held = 0
         """Bytes that are remembered."""
         self.reads = 0
@@ -206,7 +230,7 @@ class PageMemory:
             stamp = Stamp(read.head, asked, stale=True)
         else:
             stamp = thread.saw(read.head, asked)
-        entry = Entry(read, stamp)
+        entry = Entry(read, stamp, next(self._serials))
         self._keep(key, thread, entry)
         return entry
 
@@ -221,6 +245,8 @@ class PageMemory:
         slot = self._slots.get(key)
         if slot is None:
             slot = self._slots[key] = Slot(key, thread)
+            if self._sweeping is None:
+                self._sweeping = asyncio.get_running_loop().call_later(IDLE_S, self._sweep)
             thread.answers += 1
             self._threads[thread.stream_id] = thread
         self._slots.move_to_end(key)
@@ -241,6 +267,19 @@ class PageMemory:
         slot.weight = weight
         while self.held > self._limit and self._slots:
             self._forget(self._slots.popitem(last=False)[1])
+
+    def sweep(self) -> None:
+        """Forget what was not compared with its view for long: nobody asked for it."""
+        since = self.clock() - IDLE_S
+        for slot in [one for one in self if one.entry is None or one.entry.stamp.checked < since]:
+            del self._slots[slot.key]
+            self._forget(slot)
+
+    def _sweep(self) -> None:
+        self._sweeping = None
+        self.sweep()
+        if self._slots:
+            self._sweeping = asyncio.get_running_loop().call_later(IDLE_S, self._sweep)
 
     def _forget(self, slot: Slot) -> None:
         self.held -= slot.weight

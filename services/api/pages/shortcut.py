@@ -17,10 +17,10 @@ from structlog.typing import FilteringBoundLogger
 
 from services.api import headers
 from services.api.metrics import Metrics
-from services.api.pages.encodings import Taken
+from services.api.pages.encodings import Coding, Taken
 from services.api.pages.freshness import AHEAD_S, FRESH_S
 from services.api.pages.memory import Entry, PageMemory, Slot
-from services.api.pages.wire import Condition, Ends, Status, head, write
+from services.api.pages.wire import Condition, Ends, Status, head, tag_in, write
 from services.eventlog.sites import Site
 
 LONGEST: Final = 2048
@@ -84,17 +84,21 @@ class Counts:
 
 
 class Way:
-    """What one head leads to: a slot, and how its entry is wanted."""
+    """What one head leads to: a slot, and how its entry is wanted.
+
+    It holds no entry and no body: those are the memory's, to be counted and forgotten there.
+    """
 
     __slots__ = (
-        "body",
+        "coding",
         "condition",
-        "entry",
         "get",
+        "has",
         "method",
         "min_version",
         "name",
         "route",
+        "settled",
         "shared",
         "site",
         "slot",
@@ -124,28 +128,28 @@ class Way:
         self.condition = condition
         self.shared = shared
         self.min_version = min_version
-        self.entry: Entry | None = None
-        """The entry that the rest is for."""
+        self.settled = 0
+        """The serial number of the entry that the rest is for."""
         self.name: Name = (method, route, 200)
         self.start = b""
-        self.body = b""
+        self.coding: Coding = "identity"
+        self.has = False
+        """Whether it is answered with a body."""
 
     def settle(self, entry: Entry) -> bool:
         """Make ready for this entry; False where its body is not there in the coding that is taken."""
         if entry.version < self.min_version:
             return False
         coding = self.taken.of(len(entry.body))
-        status: Status = 304 if self.condition.holds(entry.tag) else 200
-        length, body = 0, b""
-        if status == 200:
-            made = entry.made(coding)
-            if made is None:
-                return False
-            length, body = len(made), made if self.get else b""
-        self.start = head(entry, coding, status, length, shared=self.shared)
-        self.body = body
+        status: Status = 304 if self.condition.holds(tag_in(entry.tag, coding)) else 200
+        made = entry.made(coding)
+        if status == 200 and made is None:
+            return False
+        self.start = head(entry, coding, status, 0 if made is None else len(made), shared=self.shared)
+        self.coding = coding
+        self.has = status == 200 and self.get
         self.name = (self.method, self.route, status)
-        self.entry = entry
+        self.settled = entry.serial
         return True
 
 
@@ -188,11 +192,14 @@ class Shortcut:
         age = now - entry.stamp.checked
         if age > FRESH_S or self._draining() or self._site(way.site.name) is not way.site:
             return False
-        if way.entry is not entry and not way.settle(entry):
+        if way.settled != entry.serial and not way.settle(entry):
+            return False
+        body = entry.made(way.coding) if way.has else b""
+        if body is None:
             return False
         if age > AHEAD_S and entry.version:
             self._memory.looks.ahead(way.slot.thread)
-        write(transport, way.start, self.ends.request_id(), self.ends.date(now), way.body)
+        write(transport, way.start, self.ends.request_id(), self.ends.date(now), body)
         self._ways.move_to_end(data)
         self._memory.used(way.slot)
         self.answers += 1

@@ -18,7 +18,7 @@ from aiohttp.web_request import BaseRequest
 
 from services.api import headers
 from services.api.pages.encodings import Coding
-from services.api.pages.memory import Entry
+from services.api.pages.memory import HEADS, Entry
 
 Status = Literal[200, 304]
 
@@ -33,7 +33,11 @@ _SEPARATE: Final = 32 * 1024
 
 
 class Condition(NamedTuple):
-    """What an If-None-Match names: tags without quotes, or any."""
+    """What an If-None-Match names: tags without quotes, or any.
+
+    A tag stands for one coding alone, here too: a cache that names the tags of all that it keeps would take
+    a 304 for leave to send what this client cannot read (RFC 9110, section 13.1.2).
+    """
 
     tags: frozenset[str] = frozenset()
     any: bool = False
@@ -45,26 +49,26 @@ class Condition(NamedTuple):
             return _NONE
         if header.strip() == "*":
             return cls(any=True)
-        # A page is the same in each coding: its other tags are as good.
-        return cls(frozenset(tag.partition("+")[0] for tag in _TAG.findall(header)))
+        return cls(frozenset(_TAG.findall(header)))
 
     def holds(self, tag: str) -> bool:
-        """Whether the client has what that tag, without quotes and coding, stands for."""
+        """Whether the client has what that tag, without quotes, stands for."""
         return self.any or tag in self.tags
 
 
 _NONE: Final = Condition()
 
 
-def etag(tag: str, coding: Coding) -> str:
-    """The ETag of a body in a coding: strong ones tell codings apart (RFC 9110, section 8.8.3)."""
-    return f'"{tag}"' if coding == "identity" else f'"{tag}+{coding}"'
+def tag_in(tag: str, coding: Coding) -> str:
+    """The tag of a body in a coding, without quotes: strong ones tell codings apart (RFC 9110, section
+    8.8.3)."""
+    return tag if coding == "identity" else f"{tag}+{coding}"
 
 
 def fields(entry: Entry, coding: Coding, cache: str) -> dict[str, str]:
     """The headers of an answer that both a 200 and a 304 have, those of every answer left out."""
     found: dict[str, str] = {
-        hdrs.ETAG: etag(entry.tag, coding),
+        hdrs.ETAG: f'"{tag_in(entry.tag, coding)}"',
         hdrs.CACHE_CONTROL: cache,
         headers.THREADLOG_VERSION: str(entry.version),
     }
@@ -91,7 +95,8 @@ def head(entry: Entry, coding: Coding, status: Status, length: int, *, shared: b
         found[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = headers.EXPOSED
     lines = "".join(f"{name}: {value}\r\n" for name, value in found.items())
     made = _LINES[status] + lines.encode("ascii") + f"{headers.X_REQUEST_ID}: ".encode()
-    entry.heads[coding, status, shared] = made
+    if len(entry.heads) < HEADS:
+        entry.heads[coding, status, shared] = made
     return made
 
 
