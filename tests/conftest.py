@@ -2,59 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-import asyncpg
 import pytest
 import redis
 
 from services.dev.servers import EmbeddedPostgres, EmbeddedRedis, embedded_available
-from services.eventlog.migrate import migrate
-
-
-class Databases:
-    """Makes databases on one server, each a copy of a template that was migrated once."""
-
-    def __init__(self, server: EmbeddedPostgres) -> None:
-        self._server = server
-        self._numbers = itertools.count(1)
-        self._templates: dict[int, str] = {}
-
-    def create(self, lanes: int = 1) -> str:
-        """The URL of a new database with `lanes` lanes."""
-        template = self._templates.get(lanes)
-        if template is None:
-            template = self._templates[lanes] = f"template_of_{lanes}"
-            self._execute(f"create database {template}")
-            asyncio.run(migrate(self._server.dsn(template), lanes=lanes))
-        return self._copy(template)
-
-    def create_empty(self) -> str:
-        """The URL of a new database that was never migrated."""
-        return self._copy("template1")
-
-    def drop(self, url: str) -> None:
-        """Remove a database, ending the sessions that are left in it."""
-        self._execute(f"drop database {url.partition('?')[0].rpartition('/')[2]} with (force)")
-
-    def _copy(self, template: str) -> str:
-        name = f"test_{next(self._numbers)}"
-        self._execute(f"create database {name} template {template}")
-        return self._server.dsn(name)
-
-    def _execute(self, statement: str) -> None:
-        async def run() -> None:
-            connection = await asyncpg.connect(self._server.dsn())
-            try:
-                await connection.execute(statement)
-            finally:
-                await connection.close()
-
-        asyncio.run(run())
+from tests.databases import Databases
 
 
 @pytest.fixture(scope="session")
@@ -89,18 +45,18 @@ def databases(postgres: EmbeddedPostgres) -> Databases:
 
 @pytest.fixture
 def database_url(databases: Databases) -> Iterator[str]:
-    """A new migrated database with one lane, dropped afterwards."""
-    url = databases.create()
+    """A migrated database with one lane and nothing in it."""
+    url = databases.take()
     yield url
-    databases.drop(url)
+    databases.give_back(url)
 
 
 @pytest.fixture
 def two_lane_database_url(databases: Databases) -> Iterator[str]:
-    """A new migrated database with two lanes, dropped afterwards."""
-    url = databases.create(lanes=2)
+    """A migrated database with two lanes and nothing in it."""
+    url = databases.take(lanes=2)
     yield url
-    databases.drop(url)
+    databases.give_back(url, lanes=2)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from services.eventlog.log import EventLog
 from services.ops.cli import app
 from services.ops.commands import log
 from services.ops.exits import Exit
-from tests.conftest import Databases
+from tests.databases import Databases
 
 Invoke = Callable[..., Result]
 SECRET = "a secret of thirty-two bytes, or more"

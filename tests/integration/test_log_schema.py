@@ -15,7 +15,7 @@ from services.errors import SchemaMismatch
 from services.eventlog import migrate
 from services.eventlog.queries import QUERIES
 from services.eventlog.session import SESSION
-from tests.conftest import Databases
+from tests.databases import Databases
 
 ROWS = 200_000
 

@@ -11,7 +11,7 @@ from pogo_core.migration import read_sql_migration
 
 from services.eventlog import migrate
 from services.eventlog.migrate import MIGRATIONS
-from tests.conftest import Databases
+from tests.databases import Databases
 
 COMMENTS = """
 insert into comments (

@@ -15,7 +15,7 @@ from services.readmodel import keys
 from services.readmodel.frames import Frames, place
 from services.readmodel.records import Head
 from services.wiring import Resources, resources
-from tests.conftest import Databases
+from tests.databases import Databases
 from tests.talk import Talk, settings_of, talking
 
 
