@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from enum import Enum, auto
 from typing import Final, TypeVar
 from uuid import UUID
@@ -133,7 +134,16 @@ class ColdReads:
             self._logged.keep((stream_id, comment_id, away), one, 1, began)
             return one
 
-        return await self._read(stream_id, min_version, folded, logged, away=away)
+        try:
+            return await self._read(stream_id, min_version, folded, logged, away=away)
+        except CommentNotFound:
+            # What is kept of the thread may be from before the comment: then the log has it.
+            last = await self._log.head(stream_id)
+            if last is None or await self._log.comment_key(stream_id, comment_id) is None:
+                raise
+            with suppress(ThreadParked):
+                return await self._read(stream_id, last[0], folded, logged, away=away)
+            raise
 
     async def _read(
         self,

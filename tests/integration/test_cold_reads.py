@@ -98,6 +98,19 @@ async def test_what_is_not_there_is_not_there_on_a_cold_read_either(parts: Resou
         await parts.redis.flushdb()
 
 
+async def test_a_comment_that_came_after_the_fold_that_is_kept_is_found(
+    parts: Resources, talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await posted(talk, 3)
+    folds = parts.reader.cold_reads.warming
+    kept = await folds.fold(talk.stream_id, 0)
+    assert kept is not None
+    monkeypatch.setattr(folds, "kept", lambda _, least: kept if least <= 3 else None)
+    newer = await talk.post("bob", "newer")
+    await parts.redis.flushdb()
+    assert (await parts.reader.comment(talk.stream_id, newer)).head.version == 4
+
+
 async def test_what_comes_while_the_view_is_written_is_in_it(parts: Resources, talk: Talk) -> None:
     """The fold that readers read is the one that the view is written from, and brought up to the log."""
     await posted(talk, 5)
