@@ -114,7 +114,7 @@ async def test_a_lane_is_given_back_when_nothing_waits(
         before = cutter.asked
         await appender.submit(command)
         await until(lambda: cutter.asked - before == 4, "lock, load, append, and the lock given back")
-        async with asyncio.timeout(10), pool.acquire() as connection, connection.transaction():
+        async with asyncio.timeout(30), pool.acquire() as connection, connection.transaction():
             await connection.execute("select pg_advisory_xact_lock($1, 0)", int(LockClass.LANE))
         await appender.stop()
 

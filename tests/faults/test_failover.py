@@ -279,15 +279,33 @@ async def test_what_no_standby_has_is_not_acknowledged_though_the_log_shows_it(
 @asynccontextmanager
 async def standbys(url: str, names: str) -> AsyncIterator[None]:
     """Have commits wait for these standbys."""
-    admin = await asyncpg.connect(url)
+    admin, probe = await asyncpg.connect(url), await asyncpg.connect(url)
     try:
         await admin.execute(f"alter system set synchronous_standby_names = '{names}'")
         await admin.execute("select pg_reload_conf()")
+        # A commit waits once the checkpointer has taken the setting up, later than the reload is answered.
+        committing = asyncio.create_task(commits(probe))
+        await until(
+            lambda: admin.fetchval(
+                "select pid from pg_stat_activity where wait_event = 'SyncRep' and pid = $1",
+                probe.get_server_pid(),
+            ),
+            "a commit waits for a standby",
+        )
+        committing.cancel()
+        await asyncio.wait([committing])
         yield
     finally:
         await admin.execute("alter system reset synchronous_standby_names")
         await admin.execute("select pg_reload_conf()")
         await admin.close()
+        probe.terminate()
+
+
+async def commits(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    """One commit after another, each of which writes to the WAL."""
+    while True:
+        await connection.execute("select pg_logical_emit_message(true, 'probe', '')")
 
 
 # --- several hosts ---------------------------------------------------------------------------------------
@@ -309,9 +327,9 @@ async def test_a_silent_host_leaves_time_for_the_next_and_is_asked_last_from_the
     url = f"postgresql://postgres@/postgres?host={silent},{folder(postgres)}&target_session_attrs=read-write"
     hosts = Hosts(url)
     try:
-        async with asyncio.timeout(6):
-            connections = [await hosts.connect(timeout=6)]
-        connections.append(await hosts.connect(timeout=6))
+        async with asyncio.timeout(12):
+            connections = [await hosts.connect(timeout=12)]
+        connections.append(await hosts.connect(timeout=12))
         assert [await one.fetchval("select 1") for one in connections] == [1, 1]
     finally:
         server.close()

@@ -339,7 +339,7 @@ async def test_of_the_hints_that_gather_the_latest_version_goes(redis_url: str) 
                 announcer.moved(STREAM, version)
             await announcer.stop()
         heard: list[bytes] = []
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while len(heard) < 3:
                 message = await pubsub.get_message(timeout=1)
                 if message is not None and message["type"] == "message":
@@ -362,7 +362,7 @@ async def test_a_lost_hint_costs_seconds_however_many_threads_begin_to_be_follow
     beginning = asyncio.create_task(begin())
     async with scene.listen() as stream:
         await scene.client.post("nobody projects this, nobody says so")
-        assert (await stream.event(within=10)).id == 1
+        assert (await stream.event(within=30)).id == 1
     beginning.cancel()
 
 
@@ -386,7 +386,7 @@ async def test_who_joins_a_thread_that_never_rests_is_told_with_the_others(
         async def listeners() -> int:
             return len(thread.listeners)
 
-        await until(listeners, "both are told with the others", lambda count: count == 2, within=10)
+        await until(listeners, "both are told with the others", lambda count: count == 2)
         monkeypatch.undo()
         last = (await scene.post("the last one"))["version"]
         assert [event.id for event in await first.until(last)] == list(range(1, last + 1))
@@ -475,7 +475,7 @@ async def test_a_stream_ends_when_its_token_does(scene: Scene) -> None:
 async def test_a_stream_whose_client_goes_is_forgotten(scene: Scene) -> None:
     async with scene.listen():
         assert scene.hub.streams == 1
-    await until(scene.streams, "no stream is left", lambda count: count == 0, within=5)
+    await until(scene.streams, "no stream is left", lambda count: count == 0)
 
 
 async def test_more_streams_than_there_is_room_for_are_refused(scene: Scene) -> None:

@@ -62,7 +62,7 @@ async def becomes(client: Client, status: int, headers: dict[str, str]) -> None:
     async def ask() -> int:
         return (await client.get(T, headers=headers)).status
 
-    await until(ask, f"a read answered with {status}", lambda found: found == status, within=10)
+    await until(ask, f"a read answered with {status}", lambda found: found == status)
 
 
 # --- secrets ----------------------------------------------------------------------------------------------

@@ -288,7 +288,7 @@ async def test_a_projector_that_is_behind_cannot_write_a_text_back(client: Clien
     await send_as_ann(client, "DELETE", f"{S}/me")
     carried_out = asyncio.create_task(eraser(client).round())
     gone = "select count(*) from comments where state = 'erased'"
-    await until(lambda: parts.pool.fetchval(gone), "the comment is erased", within=10.0)
+    await until(lambda: parts.pool.fetchval(gone), "the comment is erased")
     await late._switch(build, whole)
     await carried_out
     assert await in_redis(redis_url, NEEDLES) == []
@@ -364,7 +364,7 @@ async def test_an_erasure_waits_for_a_batch_and_the_batch_is_found(client: Clien
             await holder.execute("select pg_advisory_xact_lock($1, 0)", 0x746C01)
             asked = asyncio.create_task(parts.erasures.request(SITE, "u-ann", requested_by=None))
             waits = "select count(*) from pg_locks where not granted"
-            await until(lambda: parts.pool.fetchval(waits), "the erasure waits", within=10.0)
+            await until(lambda: parts.pool.fetchval(waits), "the erasure waits")
             alive = "select wrapped is not null from author_keys where key_id = $1"
             assert await parts.pool.fetchval(alive, key.key_id)
         assert await asked is not None
