@@ -198,9 +198,9 @@ class Hub:
     async def _beat(self) -> None:
         """A heartbeat to a fifteenth of all streams each second."""
         while True:
-            await asyncio.sleep(1)
+            await asyncio.sleep(1)  # the beat itself: nothing is waited for
             self._tick = (self._tick + 1) % HEARTBEAT_S
             for count, listener in enumerate(list(self._slots[self._tick]), 1):
                 listener.beat()
                 if count % 500 == 0:
-                    await asyncio.sleep(0)
+                    await asyncio.sleep(0)  # requests have their turn

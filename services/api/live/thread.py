@@ -120,7 +120,7 @@ class LiveThread:
             if rest is not None:
                 listener.tell(rest.pieces(listener.reader), rest.to)
             if count % SLICE == 0:
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # requests have their turn
 
     @property
     def busy(self) -> bool:

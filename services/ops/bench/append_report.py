@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from services.ops.bench.report import print_goals
 from services.ops.output import fields, say, table
 
 _MIB: Final = 2**20
@@ -40,18 +41,7 @@ def print_append(report: dict[str, Any]) -> None:
             _PARTS[part](report[part])
     if report["goals"]:
         say()
-        table(
-            ("goal", "", "is", ""),
-            [
-                (
-                    one["name"],
-                    f"{one['sign']} {one['goal']:g}",
-                    f"{one['value']:.2f}",
-                    "held" if one["held"] else "missed",
-                )
-                for one in report["goals"]
-            ],
-        )
+        print_goals(report["goals"])
 
 
 def _cells(figures: dict[str, Any]) -> tuple[object, ...]:

@@ -10,7 +10,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from random import Random
 from typing import Final, TypedDict
@@ -177,6 +177,23 @@ class _Thread:
         )
 
 
+async def submit_all(appenders: Appenders, commands: Iterable[Command]) -> None:
+    """Append what all these commands decide, some thousand of them under way at once, in their order."""
+    slots = asyncio.Semaphore(_UNDER_WAY)
+
+    async def submit(command: Command) -> None:
+        try:
+            await appenders.submit(command)
+        finally:
+            slots.release()
+
+    async with asyncio.TaskGroup() as tasks:
+        for command in commands:
+            # Tasks start in the order they are made in, so a thread's commands queue in theirs.
+            await slots.acquire()
+            tasks.create_task(submit(command))
+
+
 async def fill(filling: Filling) -> Filled:
     """Add what is asked for."""
     settings = Settings.load(
@@ -192,21 +209,15 @@ async def fill(filling: Filling) -> Filled:
         keys = [await here.keyring.for_author(SITE, f"u-{number}") for number in range(_AUTHORS)]
         appenders = Appenders(settings.database_url, here.lanes, max_batch=1000)
         await appenders.start()
-        slots = asyncio.Semaphore(_UNDER_WAY)
-
-        async def submit(command: Command) -> None:
-            try:
-                await appenders.submit(command)
-            finally:
-                slots.release()
-
         try:
-            async with asyncio.TaskGroup() as tasks:
-                for number, size in enumerate(planned):
-                    for command in _Thread(number, random, keys).commands(size):
-                        # Tasks start in the order they are made in, so a thread's commands queue in theirs.
-                        await slots.acquire()
-                        tasks.create_task(submit(command))
+            await submit_all(
+                appenders,
+                (
+                    command
+                    for number, size in enumerate(planned)
+                    for command in _Thread(number, random, keys).commands(size)
+                ),
+            )
         finally:
             await appenders.stop()
         added = sum((await here.log.lanes()).values())

@@ -1,4 +1,4 @@
-"""Reports of the benchmarks as tables for people; that of `bench append` is in a module of its own."""
+"""Reports of the benchmarks as tables for people, as far as they have no modules of their own."""
 
 from __future__ import annotations
 
@@ -36,4 +36,20 @@ def print_replay(report: dict[str, Any]) -> None:
             ("peak memory, MiB", round(report["peak_rss"] / 2**20)),
             ("of it before the first measurement, MiB", round(report["peak_rss_before"] / 2**20)),
         ]
+    )
+
+
+def print_goals(goals: list[dict[str, Any]]) -> None:
+    """Which goals are held: each has a name, a sign, what it asks for and what was measured."""
+    table(
+        ("goal", "", "is", ""),
+        [
+            (
+                one["name"],
+                f"{one['sign']} {one['goal']:g}",
+                f"{one['value']:.3g}",
+                "held" if one["held"] else "missed",
+            )
+            for one in goals
+        ],
     )

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -25,6 +25,27 @@ WARM_S: Final = 0.3
 _GENERATORS: Final = 4
 
 Figures = dict[str, Any]
+
+
+class Generated(TypedDict):
+    """What a load generator tells of a round, whatever it asked for."""
+
+    cpu_seconds: float
+    wall_seconds: float
+    latencies: dict[str, int]
+
+
+def busiest(results: Sequence[Generated]) -> float:
+    """Share of a processor that the busiest generator took."""
+    return max(one["cpu_seconds"] / one["wall_seconds"] for one in results)
+
+
+def latencies(results: Sequence[Generated]) -> Counter[int]:
+    """How many answers took how long, by bucket, of all generators."""
+    found: Counter[int] = Counter()
+    for one in results:
+        found.update({int(bucket): count for bucket, count in one["latencies"].items()})
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +84,11 @@ class Measured:
     @property
     def busiest(self) -> float:
         """Share of a processor that the busiest generator took."""
-        return max(one["cpu_seconds"] / one["wall_seconds"] for one in self.results)
+        return busiest(self.results)
 
     @property
     def latencies(self) -> Counter[int]:
-        found: Counter[int] = Counter()
-        for one in self.results:
-            found.update({int(bucket): count for bucket, count in one["latencies"].items()})
-        return found
+        return latencies(self.results)
 
 
 def begin(case: Case, seconds: float, *, warm: float = WARM_S) -> int:

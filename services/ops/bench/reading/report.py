@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from services.ops.bench.report import print_goals
 from services.ops.output import fields, say, table
 
 _HEADINGS: Final = (
@@ -35,18 +36,7 @@ def print_read(report: dict[str, Any]) -> None:
             say()
             printed(report[part])
     say()
-    table(
-        ("goal", "", "is", ""),
-        [
-            (
-                one["name"],
-                f"{one['sign']} {one['goal']:g}",
-                f"{one['value']:.3g}",
-                "held" if one["held"] else "missed",
-            )
-            for one in report["goals"]
-        ],
-    )
+    print_goals(report["goals"])
 
 
 def _cells(figures: dict[str, Any]) -> tuple[object, ...]:

@@ -19,7 +19,7 @@ from services.ops.bench.load import quantile_of
 from services.ops.bench.processes import Answering, Process, cpu_seconds, free_port
 from services.ops.bench.reading.bare import Bare
 from services.ops.bench.reading.load import Ask, Result
-from services.ops.bench.rounds import BUSY, WARM_S
+from services.ops.bench.rounds import BUSY, WARM_S, busiest, latencies
 from services.ops.bench.servers import Servers
 
 _GENERATORS: Final = 4
@@ -72,14 +72,11 @@ class Measured:
     @property
     def busiest(self) -> float:
         """Share of a processor that the busiest generator took."""
-        return max(one["cpu_seconds"] / one["wall_seconds"] for one in self.results)
+        return busiest(self.results)
 
     @property
     def latencies(self) -> Counter[int]:
-        found: Counter[int] = Counter()
-        for one in self.results:
-            found.update({int(bucket): count for bucket, count in one["latencies"].items()})
-        return found
+        return latencies(self.results)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ number of comments it added as JSON.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 import time
@@ -22,6 +21,7 @@ from services.core.addresses import new_event_id, thread_stream_id
 from services.core.commands import Actor, Description, PostComment
 from services.eventlog.appenders import Appenders
 from services.eventlog.keys import AuthorKey
+from services.ops.bench.fill import submit_all
 from services.ops.bench.reading.words import Words
 from services.ops.bench.servers import SITE
 from services.settings import Settings
@@ -35,7 +35,6 @@ FAN: Final = 4
 """Comments of a fan."""
 _AUTHORS: Final = 500
 _RECENT: Final = 2_000
-_UNDER_WAY: Final = 2_000
 
 
 class Shape(TypedDict):
@@ -119,21 +118,15 @@ async def fill(filling: Filling) -> int:
         keys = [await here.keyring.for_author(SITE, f"u-{number}") for number in range(_AUTHORS)]
         appenders = Appenders(settings.database_url, here.lanes, max_batch=1000)
         await appenders.start()
-        slots = asyncio.Semaphore(_UNDER_WAY)
-
-        async def submit(command: PostComment) -> None:
-            try:
-                await appenders.submit(command)
-            finally:
-                slots.release()
-
         try:
-            async with asyncio.TaskGroup() as tasks:
-                for shape in filling["threads"]:
-                    for command in Poster(shape, words, keys, filling["seed"]).commands():
-                        # Tasks start in the order they are made in, so a thread's commands queue in theirs.
-                        await slots.acquire()
-                        tasks.create_task(submit(command))
+            await submit_all(
+                appenders,
+                (
+                    command
+                    for shape in filling["threads"]
+                    for command in Poster(shape, words, keys, filling["seed"]).commands()
+                ),
+            )
         finally:
             await appenders.stop()
         await here.pool.execute("vacuum analyze")
