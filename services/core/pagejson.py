@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Final, Protocol
 from uuid import UUID
 
 import orjson
 
 from services.core.node import ID, LETTERS, MEMBERS, STATE, without_text, written_by
-from services.core.page import Picked, Selection
+from services.core.page import Columns, Picked, Selection
 from services.core.thread import PATH_LENGTH, CommentState
 
 _VISIBLE: Final = ord(LETTERS[CommentState.VISIBLE])
@@ -22,7 +23,12 @@ _ITS_AUTHORS: Final = frozenset({ord(LETTERS[CommentState.HELD]), ord(LETTERS[Co
 """States whose text is for the comment's author too."""
 
 _NO_LINK: Final = (b'"pinned":false,"permalink":null,',)
-_NO_REPLIES: Final = b',"replies":{"items":[],"after":null,"more":0}}'
+_NO_REPLIES: Final = b',"replies":{"items":[],"after":null,"more":0}},'
+_ALL_SHOWN: Final = b'],"after":null,"more":0}},'
+_QUOTED_BYTES: Final = 36 + len('""')
+"""Bytes of an id in a path."""
+_PATH_BYTES: Final = PATH_LENGTH * (_QUOTED_BYTES + 1) - 1
+"""Bytes of the longest path."""
 _NOTHING_BELOW: Final = b'0,"descendants":0,'
 
 CursorMaker = Callable[[int, int, float], str]
@@ -82,51 +88,82 @@ def page_json(
     reader: Reader = PUBLIC,
 ) -> bytes:
     """The page for this reader. `comment_url` is the site's, with `{url}` and `{id}` in it."""
-    writer = _Writer(thread, comment_url, reader)
-    picked, pathed, link = selection.picked, selection.pathed, writer.link
-    # Breadth first: the replies shown below each comment follow one another, in the order of the comments.
-    first_reply = []
-    place = selection.roots
-    for comment in picked:
-        first_reply.append(place)
-        place += comment.shown
+    return _Page(selection, _Writer(thread, comment_url, reader), cursor).json(thread_json(thread))
 
-    # This is most of what an answer costs: no call for a comment that a branch will do for, and all pieces
-    # joined once.
-    pieces = [b'{"thread":', thread_json(thread), b',"comments":[']
-    add = pieces.extend
 
-    def listed(begin: int, end: int, path: Sequence[bytes]) -> None:
-        """A list's comments. At most 44 calls deep: a path of 32 and the levels of a page."""
-        place = writer.place(path)
+class _Page:
+    """A page on its way to JSON: its pieces, which are joined once.
+
+    This is most of what an answer costs: no call for a comment that a branch will do for. Methods and not a
+    function in a function that calls itself, which would be a circle: all pieces of all pages would stay
+    until the garbage collector comes, and a page would never be written into memory that is at hand.
+    """
+
+    __slots__ = (
+        "_cursor",
+        "_first_reply",
+        "_ids",
+        "_links",
+        "_members",
+        "_page",
+        "_pieces",
+        "_selection",
+        "_writer",
+    )
+
+    def __init__(self, selection: Selection, writer: _Writer, cursor: CursorMaker) -> None:
+        page, link = Columns.of(selection.picked), writer.link
+        self._selection = selection
+        self._writer = writer
+        self._cursor = cursor
+        self._page = page
+        # Breadth first: the replies shown below each comment follow one another, in the order of those.
+        self._first_reply = tuple(accumulate(page.shown, initial=selection.roots))
+        self._ids = [raw[ID] for raw in page.raws]
+        self._links = [one.join(link) for one in self._ids]
+        self._members = [
+            raw[MEMBERS:] if raw[STATE] == _VISIBLE else writer.members(raw) for raw in page.raws
+        ]
+        self._pieces: list[bytes] = []
+
+    def json(self, thread: bytes) -> bytes:
+        """The page of the thread."""
+        selection, roots = self._selection, self._selection.roots
+        self._pieces = [b'{"thread":', thread, b',"comments":[']
+        self._listed(0, roots, b",".join([b'"%b"' % str(one).encode() for one in selection.ancestors]))
+        goes_on = selection.more and roots
+        after = self._after(selection.parent, roots - 1) if goes_on else b"null"
+        self._pieces.append(b'],"after":%b}' % after)
+        return b"".join(self._pieces)
+
+    def _listed(self, begin: int, end: int, path: bytes) -> None:
+        """A list's comments, below that path of quoted ids. At most 44 calls deep: a path of 32 and the
+        levels of a page."""
+        page, links, members, pieces = self._page, self._links, self._members, self._pieces
+        children, add = page.children, pieces.extend
+        place = self._writer.place(path)
         leaf = place + _NOTHING_BELOW
         for index in range(begin, end):
-            posted, _, raw, children, below, shown, _ = picked[index]
-            members = raw[MEMBERS:] if raw[STATE] == _VISIBLE else writer.members(raw)
-            if children == 0:
-                add((leaf, raw[ID].join(link), members, _NO_REPLIES))
-            else:
-                counts = b'%d,"descendants":%d,' % (children, below)
-                add((place, counts, raw[ID].join(link), members, b',"replies":{"items":['))
-                after, more = b"null", children - shown
-                if shown:
-                    first = first_reply[index]
-                    listed(first, first + shown, (*path, b'"%b"' % raw[ID])[-PATH_LENGTH:])
-                    if more > 0 and index >= pathed:
-                        last = picked[first + shown - 1]
-                        after = b'"%b"' % cursor(posted, last.posted, last.score).encode()
-                pieces.append(b'],"after":%b,"more":%d}}' % (after, more))
-            if index == begin:  # from the second on
-                place, leaf = b"," + place, b"," + leaf
+            if children[index] == 0:
+                add((leaf, links[index], members[index], _NO_REPLIES))
+                continue
+            counts = b'%d,"descendants":%d,' % (children[index], page.descendants[index])
+            add((place, counts, links[index], members[index], b',"replies":{"items":['))
+            shown = page.shown[index]
+            after, more = b"null", children[index] - shown
+            if shown:
+                first, behind = self._first_reply[index], self._first_reply[index + 1]
+                below = b'%b,"%b"' % (path, self._ids[index]) if path else b'"%b"' % self._ids[index]
+                self._listed(first, behind, below[-_PATH_BYTES:])
+                if more > 0 and index >= self._selection.pathed:
+                    after = self._after(page.posted[index], behind - 1)
+            pieces.append(_ALL_SHOWN if more == 0 else b'],"after":%b,"more":%d}},' % (after, more))
+        if end > begin:
+            pieces[-1] = pieces[-1][:-1]  # no comma behind the last one
 
-    path = [b'"%b"' % str(ancestor).encode() for ancestor in selection.ancestors]
-    listed(0, selection.roots, path)
-    after = b"null"
-    if selection.more and selection.roots:
-        last = picked[selection.roots - 1]
-        after = b'"%b"' % cursor(selection.parent, last.posted, last.score).encode()
-    add((b'],"after":', after, b"}"))
-    return b"".join(pieces)
+    def _after(self, parent: int, last: int) -> bytes:
+        """The cursor of the parent's list behind its last comment on the page, quoted."""
+        return b'"%b"' % self._cursor(parent, self._page.posted[last], self._page.scores[last]).encode()
 
 
 def comment_json(
@@ -140,7 +177,7 @@ def comment_json(
     """One comment for this reader, below the ancestors `path` (at most 32, root first)."""
     writer = _Writer(thread, comment_url, reader)
     return b'%b%d,"descendants":%d,%b%b}' % (
-        writer.place([b'"%b"' % str(one).encode() for one in path]),
+        writer.place(b",".join([b'"%b"' % str(one).encode() for one in path])),
         picked.children,
         picked.descendants,
         picked.raw[ID].join(writer.link),
@@ -166,10 +203,13 @@ class _Writer:
             link[-1] += b'",'
             self.link = link
 
-    def place(self, path: Sequence[bytes]) -> bytes:
+    def place(self, path: bytes) -> bytes:
         """What the comments right below this path, of quoted ids, begin with."""
-        above = path[-1] if path else b"null"
-        return b'{"thread":%b,"parent_id":%b,"path":[%b],"children":' % (self._key, above, b",".join(path))
+        return b'{"thread":%b,"parent_id":%b,"path":[%b],"children":' % (
+            self._key,
+            path[-_QUOTED_BYTES:] or b"null",
+            path,
+        )
 
     def members(self, raw: bytes) -> bytes:
         """The node's members as this reader sees them."""

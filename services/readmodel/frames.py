@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Sequence
 from importlib.resources import files
-from typing import Final
+from typing import Final, cast
 
 from zstandard import (
     FORMAT_ZSTD1_MAGICLESS,
@@ -65,11 +66,13 @@ class Frames:
         except (ZstdError, MemoryError) as error:
             raise FrameDamaged(str(error)) from error
 
-    def unpack_all(self, stored: list[bytes]) -> list[bytes]:
-        """The nodes. Raises FrameDamaged."""
+    def unpack_all(self, stored: Sequence[bytes | None]) -> list[bytes]:
+        """The nodes. Raises FrameDamaged, for one that is not there too."""
+        if None in stored:
+            raise FrameDamaged("a node is gone")
         decompress = self._decompress
         try:
-            return [decompress(one[12:]) for one in stored]
+            return [decompress(one[12:]) for one in cast(Sequence[bytes], stored)]
         except (ZstdError, MemoryError) as error:
             raise FrameDamaged(str(error)) from error
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Awaitable, Sequence
 from importlib.resources import files
 from typing import Final, Protocol, cast
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from services.core.node import hidden_author
 from services.readmodel import keys
 from services.readmodel.frames import Frames
+from services.readmodel.line import Line, packed
 from services.readmodel.packing import pack_by_hiredis
 from services.readmodel.records import Changes, Head
 
@@ -25,21 +28,47 @@ class Call(Protocol):
     def __call__(self, keys: Sequence[str], args: Sequence[Argument]) -> Awaitable[object]: ...
 
 
+class ReadScript:
+    """A script that only reads, asked over a line: by its digest, and as a whole where the server does not
+    know it."""
+
+    __slots__ = ("_digest", "_line", "_source")
+
+    def __init__(self, name: str, line: Line) -> None:
+        self._line = line
+        self._source = _source(name)
+        self._digest = hashlib.sha1(self._source.encode(), usedforsecurity=False).hexdigest()
+
+    async def __call__(self, keys: Sequence[str], args: Sequence[Argument]) -> object:
+        """Its answer. Raises redis.exceptions.RedisError."""
+        rest = (len(keys), *keys, *args)
+        try:
+            [answer] = await self._line.ask(packed("EVALSHA", self._digest, *rest))
+        except ResponseError as refused:
+            if not str(refused).startswith("NOSCRIPT"):
+                raise
+            [answer] = await self._line.ask(packed("EVAL", self._source, *rest))
+        return answer
+
+
+def _source(name: str) -> str:
+    return files("services.readmodel").joinpath("scripts", f"{name}.lua").read_text(encoding="utf-8")
+
+
 class Scripts:
     """The scripts of one client. Each file says what its keys and arguments are."""
 
-    __slots__ = ("comment", "mark", "page", "retire", "switch", "touch", "write")
+    __slots__ = ("clear", "comment", "mark", "retire", "switch", "touch", "write")
 
     def __init__(self, redis: Redis) -> None:
         pack_by_hiredis(redis.connection_pool)
 
         def load(name: str) -> Call:
-            path = files("services.readmodel").joinpath("scripts", f"{name}.lua")
-            return cast(Call, redis.register_script(path.read_text(encoding="utf-8")))
+            return cast(Call, redis.register_script(_source(name)))
 
+        self.clear = load("clear")
         self.comment = load("comment")
         self.mark = load("mark")
-        self.page = load("page")
         self.retire = load("retire")
         self.switch = load("switch")
         self.touch = load("touch")

@@ -14,6 +14,7 @@ from services.core.page import FoldIndex, PageRequest, Place, Selection
 from services.core.ranking import RANKED, Sort, best
 from services.core.thread import CommentState
 from services.errors import CommentNotFound, CursorInvalid, ParentNotFound
+from services.readmodel import pages
 from services.readmodel.views import Head, Views
 from tests.threads import STREAM, Said, add, comment_id, index_of, thread_of
 from tests.viewing import follow, rows, rows_of, run_on, written
@@ -61,6 +62,15 @@ REQUESTS = LISTS | FOCUSED
 
 
 async def paged(views: Views, request: PageRequest) -> Selection | type[Exception]:
+    """The page, which is the same whether its nodes come out of the script or are fetched beside it."""
+    found = await paged_once(views, request)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pages, "ALONG", 0)
+        assert await paged_once(views, request) == found
+    return found
+
+
+async def paged_once(views: Views, request: PageRequest) -> Selection | type[Exception]:
     try:
         answer = await views.page(STREAM, request)
     except REFUSALS as error:
