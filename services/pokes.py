@@ -15,7 +15,8 @@ from uuid import UUID
 
 import dramatiq
 import redis
-from dramatiq.brokers.redis import RedisBroker
+from dramatiq import MessageProxy
+from dramatiq.brokers.redis import RedisBroker, _RedisConsumer
 from dramatiq.errors import ConnectionClosed
 from dramatiq.middleware import AgeLimit, Middleware
 from redis.backoff import NoBackoff
@@ -37,13 +38,42 @@ _NAMESPACE: Final = "threadlog"
 _MAX_AGE_MS: Final = 60_000
 _DEAD_TTL_MS: Final = 60_000
 _REFUSED_S: Final = 0.5
-_GATHER_S: Final = 0.02
-"""Seconds between two rounds of messages, at least."""
+_GATHER_S: Final = {PROJECT_ACTOR: 0.02, NOTIFY_ACTOR: 0.25}
+"""Seconds between two rounds of messages to an actor, at least. A notification that follows another one at
+once is no worse for coming a quarter of a second later, and a busy thread is looked at less often."""
+_FULL_MS: Final = 20
+"""The longest that a worker which has taken all it may waits before it takes more."""
 _UNASKED: Final = 20
 """Messages sent between two looks at the length of a queue, at most."""
 
 
+class _Consumer(_RedisConsumer):
+    """Waits for messages in Redis, instead of asking for them again and again: a message is taken when it
+    comes, and an idle worker asks once in `timeout` milliseconds, which also tells that it lives."""
+
+    def __init__(self, broker: RedisBroker, queue_name: str, prefetch: int, timeout: int) -> None:
+        super().__init__(broker, queue_name, prefetch, _FULL_MS)  # type: ignore[no-untyped-call]
+        self._wait_s = timeout / 1000
+
+    def __next__(self) -> MessageProxy | None:
+        if not self.message_cache and self.outstanding_message_count < self.prefetch:
+            key = queue_key(self.queue_name)
+            try:
+                # From the queue's head to its head: nothing moves, but it waits until there is something.
+                self.broker.client.blmove(key, key, self._wait_s, "LEFT", "LEFT")
+            except redis.ResponseError:
+                pass  # a server that is full, or does not allow it: then it is asked again and again
+            except (redis.RedisError, OSError) as error:
+                raise ConnectionClosed(error) from error  # type: ignore[no-untyped-call]
+        message: MessageProxy | None = super().__next__()  # type: ignore[no-untyped-call]
+        return message
+
+
 class _Broker(RedisBroker):
+    @property
+    def consumer_class(self) -> type[_Consumer]:
+        return _Consumer
+
     def do_requeue(self, queue: str, *message_ids: str) -> None:
         """Put messages back that were taken and not begun. Raises Dramatiq's ConnectionClosed.
 
@@ -98,10 +128,10 @@ def message(actor: str, stream_ids: Iterable[UUID], *, aging: bool = True) -> dr
 class Poker:
     """Sends pokes from one thread of its own, for callers that must not wait, such as an event loop.
 
-    The first poke goes at once. Streams that are poked within `_GATHER_S` of it gather, each once, and go
-    together: under load a message for each batch would cost the event loop, which shares the interpreter with
-    this thread, a tenth of its time. Where the broker is away, its queue full, or more streams gather than
-    `limit`, pokes are dropped and counted.
+    The first poke goes at once. Streams that are poked within an actor's `_GATHER_S` of it gather, each once,
+    and go together: under load a message for each batch would cost the event loop, which shares the
+    interpreter with this thread, a tenth of its time. Where the broker is away, its queue full, or more
+    streams gather than `limit`, pokes are dropped and counted.
     """
 
     def __init__(
@@ -122,6 +152,7 @@ class Poker:
         self._queue_limit = queue_limit
         self._waiting: dict[str, dict[UUID, None]] = {actor: {} for actor in ACTORS}
         self._room = dict.fromkeys(ACTORS, 0)
+        self._sent_at = dict.fromkeys(ACTORS, float("-inf"))
         self._changed = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="poker", daemon=True)
@@ -140,9 +171,10 @@ class Poker:
         """Have the actors look at these streams soon. Returns at once."""
         ids = list(stream_ids)
         with self._changed:
-            idle = not any(self._waiting.values())
+            idle = False
             for actor in actors:
                 waiting = self._waiting[actor]
+                idle = idle or not waiting
                 for stream_id in ids:
                     if len(waiting) < self._limit or stream_id in waiting:
                         waiting[stream_id] = None
@@ -162,19 +194,32 @@ class Poker:
             self._broker.client.close()
 
     def _run(self) -> None:
-        sent = 0.0
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._stopping or any(self._waiting.values()))
-                self._changed.wait_for(lambda: self._stopping, sent + _GATHER_S - time.monotonic())
-                taken, self._waiting = self._waiting, {actor: {} for actor in ACTORS}
-                if self._stopping and not any(taken.values()):
+                while not self._stopping and (left := self._left()) > 0:
+                    self._changed.wait(min(left, threading.TIMEOUT_MAX))
+                due = [actor for actor in ACTORS if self._stopping or self._left(actor) <= 0]
+                taken = {actor: self._waiting[actor] for actor in due if self._waiting[actor]}
+                self._waiting.update({actor: {} for actor in taken})
+                if self._stopping and not taken:
                     return
             for actor, streams in taken.items():
                 ids = list(streams)
                 for start in range(0, len(ids), self._per_message):
                     self._send(actor, ids[start : start + self._per_message])
-            sent = time.monotonic()
+                self._sent_at[actor] = time.monotonic()
+
+    def _left(self, *actors: str) -> float:
+        """Seconds until a message may go to one of these actors, or to any; infinite where nothing waits."""
+        now = time.monotonic()
+        return min(
+            (
+                self._sent_at[actor] + _GATHER_S[actor] - now
+                for actor in actors or ACTORS
+                if self._waiting[actor]
+            ),
+            default=float("inf"),
+        )
 
     def _is_full(self, actor: str) -> bool:
         """Whether the queue is as long as it may be. While it is far from that, it is not asked each time."""

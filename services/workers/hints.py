@@ -40,6 +40,11 @@ class Looked:
             return list(each)
         return [stream_id for stream_id in each if self._at.get(stream_id, 0) <= poked_at + self._skew]
 
+    def rest(self, stream_id: UUID, seconds: float) -> float:
+        """Seconds that are left of so many since the thread was last looked at; 0 where it was not."""
+        left = self._at.get(stream_id, 0) / 1000 + seconds - self.now() / 1000
+        return min(max(0.0, left), seconds)  # a clock may be set back
+
     def looked(self, stream_id: UUID, began: int) -> None:
         """A look that began then has seen everything up to then."""
         self._at[stream_id] = began

@@ -16,7 +16,7 @@ from uuid import UUID
 
 import asyncpg
 
-from schema.events.registry import CONTRACTS, UPCASTERS, PayloadInvalid, TypeUnknown
+from schema.events.registry import CONTRACTS, UPCASTERS, TypeUnknown
 from services.core.addresses import new_event_id
 from services.core.recipients import Notice, Reply, Standing, recipients
 from services.errors import PoisonEvent, UnknownEventType
@@ -47,6 +47,10 @@ class Notifier:
             written, more = await self._step(stream_id)
             told += written
         return told
+
+    async def reached(self, stream_id: UUID) -> int:
+        """The version up to which people were told of the thread."""
+        return int(await self._pool.fetchval(QUERIES["notifier_checkpoint"], stream_id) or 0)
 
     async def _step(self, stream_id: UUID) -> tuple[int, bool]:
         async with self._pool.acquire() as connection, connection.transaction():
@@ -80,7 +84,7 @@ def _read(
             reply = _reply(row)
         except TypeUnknown as error:
             return replies, after, UnknownEventType(stream_id, row["version"], row["event_id"], str(error))
-        except (PayloadInvalid, KeyError, TypeError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - no I/O here: whatever it is, it is this event's
             reason = f"{type(error).__name__}: {error}"
             return replies, after, PoisonEvent(stream_id, row["version"], row["event_id"], reason)
         if reply is not None:

@@ -18,6 +18,7 @@ from uuid import UUID
 from services.errors import PoisonEvent, UnknownEventType
 from services.eventlog.checkpoints import DeadLetters, Parked, Projection
 from services.projection.advance import Projector
+from services.readmodel.records import Head
 from services.workers.faults import told
 from services.workers.hints import Looked
 
@@ -25,6 +26,10 @@ _log = logging.getLogger(__name__)
 
 AT_ONCE: Final = 8
 """Threads that one process advances at the same time: each may hold a fold and a connection."""
+
+REST_S: Final = 0.03
+"""Seconds from one look of this process at a thread to its next: however many pokes come, and however few
+events each tells of, a busy thread is brought up with all that gathered."""
 
 _MARK_TRIES: Final = 3
 
@@ -48,7 +53,8 @@ class Following:
         self._letters = letters
         self._slots = asyncio.Semaphore(at_once)
         self._running: set[UUID] = set()
-        self._again: set[UUID] = set()
+        self._again: dict[UUID, Parked | None] = {}
+        self._going_on: set[asyncio.Task[bool]] = set()
         self._looked = Looked()
 
     async def project(self, stream_ids: Sequence[UUID], poked_at: int | None) -> int:
@@ -70,26 +76,61 @@ class Following:
                 raise outcome
         return outcomes.count(False)
 
+    async def retry(self, stream_id: UUID) -> Head | None:
+        """Bring a parked thread up to the log, whatever release has parked it; None for one without events.
+
+        Raises PoisonEvent once it is parked again, UnknownEventType once its view is marked, and any fault.
+        """
+        head = await self._projector.views.head(stream_id)
+        if head is not None and head.stale:
+            await self._projector.views.unpark(stream_id, head.version)
+        try:
+            head = await self._projector.advance(stream_id)
+        except UnknownEventType as error:
+            await self._letters.resurrect(Projection.VIEW, stream_id, error.version - 1)
+            await self._mark(error)
+            raise
+        except PoisonEvent as error:
+            await self._park(error)
+            raise
+        if head is not None and not head.stale:
+            self._announce(stream_id, head.version)
+            await self._letters.resurrect(Projection.VIEW, stream_id, head.version)
+        return head
+
+    async def stop(self) -> None:
+        """End what goes on behind the messages."""
+        for task in self._going_on:
+            task.cancel()
+        await asyncio.gather(*self._going_on, return_exceptions=True)
+
     async def _one(self, stream_id: UUID, parked: Parked | None) -> bool:
         """Advance one thread; again if it is poked meanwhile, but never twice at once in this process."""
         if stream_id in self._running:
-            self._again.add(stream_id)
+            self._again[stream_id] = parked
             return True
         self._running.add(stream_id)
+        done = False
         try:
+            await asyncio.sleep(self._looked.rest(stream_id, REST_S))
             while True:
-                self._again.discard(stream_id)
+                self._again.pop(stream_id, None)
                 async with self._slots:
                     began = self._looked.now()
                     done = await self._advance(stream_id, parked)
                 if done:
                     self._looked.looked(stream_id, began)
-                if stream_id not in self._again:
+                if done or stream_id not in self._again:
                     return done
-                parked = (await self._letters.among(Projection.VIEW, [stream_id])).get(stream_id)
+                parked = self._again[stream_id]
         finally:
             self._running.discard(stream_id)
-            self._again.discard(stream_id)
+            if stream_id in self._again:
+                parked = self._again.pop(stream_id)
+                if done:  # no message waits for as long as its threads are busy
+                    task = asyncio.create_task(self._one(stream_id, parked))
+                    self._going_on.add(task)
+                    task.add_done_callback(self._going_on.discard)
 
     async def _advance(self, stream_id: UUID, parked: Parked | None) -> bool:
         try:
@@ -100,12 +141,7 @@ class Following:
                 await self._mark(error)
                 return False
             except PoisonEvent as error:
-                _log.error(
-                    "thread %s is parked before version %d, event %s",
-                    *(stream_id, error.version, error.event_id),
-                )
-                await self._letters.bury(Projection.VIEW, error)
-                await self._mark(error)
+                await self._park(error)
         except Exception as error:  # noqa: BLE001 - whatever it was, the other threads go on
             _log.warning("the view of %s was not advanced: %s", stream_id, told(error))
             return False
@@ -113,12 +149,23 @@ class Following:
 
     async def _step(self, stream_id: UUID, parked: Parked | None) -> None:
         head = await self._projector.follow(stream_id)
-        if head is not None and head.stale and (parked is None or parked.build != self._letters.build):
-            await self._projector.views.unpark(stream_id, head.version)
-            head = await self._projector.advance(stream_id)
+        if head is not None and head.stale:
+            # It may have been parked since the message came.
+            parked = (await self._letters.among(Projection.VIEW, [stream_id])).get(stream_id)
+            if parked is None or parked.build != self._letters.build:
+                await self._projector.views.unpark(stream_id, head.version)
+                head = await self._projector.advance(stream_id)
         self._announce(stream_id, 0 if head is None else head.version)
         if parked is not None and head is not None and not head.stale and head.version >= parked.version:
             await self._letters.resurrect(Projection.VIEW, stream_id, head.version)
+
+    async def _park(self, error: PoisonEvent) -> None:
+        _log.error(
+            "thread %s is parked before version %d, event %s",
+            *(error.stream_id, error.version, error.event_id),
+        )
+        await self._letters.bury(Projection.VIEW, error)
+        await self._mark(error)
 
     async def _mark(self, error: PoisonEvent) -> None:
         """Mark the view stale, at the version before this event."""

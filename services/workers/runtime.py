@@ -32,6 +32,7 @@ from services.workers.metrics import WorkerMetrics
 from services.workers.notifier import Notifier
 from services.workers.projector import Following
 from services.workers.release import release
+from services.workers.replayer import REPLAY_ACTOR, Replaying
 from services.workers.snapshotter import Snapshotter
 
 _log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class _Opened:
     letters: DeadLetters
     caretaker: asyncio.Task[None]
     eraser: asyncio.Task[None]
+    replaying: Replaying
 
 
 class Runtime:
@@ -79,6 +81,7 @@ class Runtime:
         if self._opened is not None and self._opened.done():
             self._opened.result().caretaker.cancel()
             self._opened.result().eraser.cancel()
+            self._opened.result().replaying.stop()
 
     async def close(self) -> None:
         """Disconnect."""
@@ -100,6 +103,16 @@ class Runtime:
         """Handle a message of the actor `notify`."""
         opened = await self._ready()
         await self._count(NOTIFY_ACTOR, lambda: self._tell(opened, self._told.still(stream_ids, poked_at)))
+
+    async def replay(self, replay_id: int) -> None:
+        """Handle a message of the actor `replay`."""
+        opened = await self._ready()
+
+        async def handle() -> int:
+            await opened.replaying.handle(replay_id)
+            return 0
+
+        await self._count(REPLAY_ACTOR, handle)
 
     async def _count(self, actor: str, handle: Callable[[], Awaitable[int]]) -> None:
         outcome = "failed"
@@ -168,13 +181,16 @@ class Runtime:
         async with resources(settings) as made:
             letters = DeadLetters(made.pool, self._release)
             announcer = Announcer(made.redis)
-            snapshotter = Snapshotter(SnapshotWriter(made.log, Snapshots(made.pool)))
+            snapshotter = Snapshotter(SnapshotWriter(made.log, Snapshots(made.pool)), self._metrics)
+            made.projector.grown = snapshotter.moved
+            made.replayer.bared = snapshotter.lost
 
             def announce(stream_id: UUID, version: int) -> None:
                 announcer.moved(stream_id, version)
                 snapshotter.moved(stream_id, version)
 
             following = Following(made.projector, letters, announce=announce)
+            replaying = Replaying(made, letters)
             poker = Poker(settings.broker, aging=False)
             broker = connect_redis(settings.broker)
             caretaker = asyncio.create_task(
@@ -190,6 +206,7 @@ class Runtime:
                         made.views,
                         None if settings.views_memory_mb is None else settings.views_memory_mb << 20,
                     ),
+                    hand_out=replaying.look,
                 ).run(),
                 name="caretaker",
             )
@@ -206,7 +223,7 @@ class Runtime:
             snapshots = asyncio.create_task(snapshotter.run(), name="snapshotter")
             poker.start()
             opened.set_result(
-                _Opened(made.projector, following, Notifier(made.pool), letters, caretaker, eraser)
+                _Opened(made.projector, following, Notifier(made.pool), letters, caretaker, eraser, replaying)
             )
             try:
                 await closing.wait()
@@ -214,6 +231,7 @@ class Runtime:
                 await dismiss(caretaker)
                 await dismiss(eraser)
                 await dismiss(snapshots)
+                await following.stop()
                 await announcer.stop()
                 await asyncio.to_thread(poker.stop)
                 await broker.aclose()

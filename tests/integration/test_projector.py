@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from uuid import UUID
 
 import pytest
@@ -15,8 +16,9 @@ from services.projection.advance import Projector
 from services.readmodel import keys
 from services.readmodel.records import Head
 from services.workers.hints import Looked
-from services.workers.projector import Following
+from services.workers.projector import REST_S, Following
 from tests.following import World, world_of
+from tests.processes import until
 from tests.writer import new_id, stream_of
 
 
@@ -165,6 +167,85 @@ async def test_a_poke_during_an_advance_that_fails_is_not_lost(world: World) -> 
         projector.fails.set()
     assert await first == 0
     assert await world.version("t") == 2
+
+
+class Counting(Projector):
+    """Counts looks at a thread, and tries of one that is parked; `meanwhile` happens during each look."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(EventLog(world.log.pool), world.log.keyring, world.views)
+        self.looks = 0
+        self.tries = 0
+        self.meanwhile: Callable[[], Awaitable[object]] | None = None
+
+    async def follow(self, stream_id: UUID) -> Head | None:
+        self.looks += 1
+        if self.meanwhile is not None:
+            await self.meanwhile()
+        return await super().follow(stream_id)
+
+    async def advance(self, stream_id: UUID, to: int | None = None) -> Head | None:
+        self.tries += 1
+        return await super().advance(stream_id, to)
+
+
+async def test_many_pokes_of_a_busy_thread_are_few_looks_at_it(world: World) -> None:
+    projector = Counting(world)
+    following = Following(projector, world.letters)
+    began = time.monotonic()
+    for number in range(50):
+        if number % 10 == 0:
+            await world.log.post("t", "ann")
+        await following.project([stream_of("t")], Looked.now())
+    assert await world.version("t") == 5
+    # The rest is counted in whole milliseconds, and a timer may be a little early.
+    assert projector.looks <= 1 + (time.monotonic() - began) / (REST_S - 0.003)
+
+
+async def test_a_message_does_not_wait_for_as_long_as_its_thread_is_busy(world: World) -> None:
+    projector = Counting(world)
+    following = Following(projector, world.letters)
+
+    async def poked_again() -> None:
+        if projector.looks < 5:
+            assert await following.project([stream_of("t")], Looked.now()) == 0
+
+    projector.meanwhile = poked_again
+    await world.log.post("t", "ann")
+    assert await following.project([stream_of("t")], Looked.now()) == 0
+    assert projector.looks < 5
+
+    async def looks() -> int:
+        return projector.looks
+
+    # And no poke is lost: the last look began after the last of them.
+    await until(looks, "the last look", lambda found: found == 5)
+    await following.stop()
+
+
+async def test_a_poke_that_comes_while_its_thread_is_parked_does_not_try_it_again(world: World) -> None:
+    projector = Counting(world)
+    following = Following(projector, world.letters)
+    await world.log.post("t", "ann")
+    await following.project([stream_of("t")], Looked.now())
+    await world.log.poison("t")
+
+    async def poked_again() -> None:
+        if projector.looks == 2:
+            assert await following.project([stream_of("t")], Looked.now()) == 0
+
+    projector.meanwhile = poked_again
+    await following.project([stream_of("t")], Looked.now())
+
+    async def looks() -> int:
+        return projector.looks
+
+    await until(looks, "another look", lambda found: found == 3)
+    await following.project([stream_of("t")], Looked.now())
+    await until(looks, "the look after it", lambda found: found == 4)
+    assert projector.tries == 0
+    assert len(await world.letters.page()) == 1
+    await following.stop()
 
 
 async def test_one_fault_is_not_another_threads(world: World) -> None:

@@ -10,9 +10,11 @@ from uuid import UUID
 import pytest
 from redis.exceptions import RedisError
 
+from services.api.pages.encodings import Coding
 from services.api.pages.freshness import FRESH_S, GRACE_S
-from services.api.pages.memory import IDLE_S, Entry, PageMemory, Read
+from services.api.pages.memory import IDLE_S, REST_S, Entry, PageMemory, Read
 from services.errors import ParentNotFound
+from tests.processes import until
 
 THREAD = UUID(int=1)
 AGAIN = FRESH_S * 2
@@ -161,3 +163,82 @@ async def test_what_nobody_asks_for_is_forgotten_and_what_is_known_to_hold_is_no
     assert len(thread.memory) == thread.memory.held == 0
     await thread.get()
     assert thread.memory.held > 0
+
+
+def resting() -> Thread:
+    """A thread whose page is so large that it rests for 200 ms."""
+    thread = Thread(body=bytes(range(250)) * 1_600)
+    thread.memory = PageMemory(8_000_000, thread.heads, lambda: thread.now)
+    return thread
+
+
+async def shown(thread: Thread) -> float:
+    """Ask every 10 ms for two seconds, while the thread moves each time: the age of the oldest answer."""
+    oldest = 0.0
+    for step in range(1, 201):
+        thread.now, thread.head = step / 100, Head(step)
+        oldest = max(oldest, thread.now - (await thread.get()).version / 100)
+    return oldest
+
+
+async def test_a_large_answer_is_made_now_and_then_however_often_its_thread_moves() -> None:
+    thread = resting()
+    oldest = await shown(thread)
+    assert thread.reads <= 11
+    assert oldest <= REST_S
+
+
+async def test_a_small_answer_does_not_rest() -> None:
+    thread = Thread()
+    assert await shown(thread) <= FRESH_S
+    assert thread.reads > 50
+
+
+async def test_who_names_a_version_does_not_wait_until_an_answer_has_rested() -> None:
+    thread = resting()
+    await thread.get()
+    thread.head = Head(2)
+    assert (await thread.get()).version == 1
+    assert (await thread.get(2)).version == 2
+
+
+async def test_what_is_marked_does_not_rest() -> None:
+    thread = resting()
+    thread.head = Head(1, stale=True)
+    await thread.get()
+    thread.head = Head(2)
+    assert await thread.reads_again()
+
+
+async def test_the_next_answer_is_read_ahead_and_nobody_waits_for_it() -> None:
+    thread = resting()
+    old = await thread.get()
+    slot = thread.memory.slot("page")
+    assert slot is not None
+
+    async def ready(now: float, coding: Coding = "identity") -> Entry | None:
+        thread.now = now
+        entry = thread.memory.ready(slot, now, coding)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        return entry
+
+    thread.head = Head(2)
+    assert await ready(0.09) is old
+    assert (thread.memory.looks.looks, thread.reads) == (0, 1)
+    assert await ready(0.11) is old
+    assert (thread.memory.looks.looks, thread.reads) == (1, 1)
+    assert await ready(0.12, "gzip") is old
+    assert thread.reads == 2
+
+    async def replaced() -> bool:
+        return slot.entry is not old
+
+    await until(replaced, "the next answer")
+    new = await ready(0.13, "gzip")
+    assert new is not None
+    assert (new.version, thread.reads, thread.memory.compressions) == (2, 2, 1)
+    assert new.made("gzip") is not None
+    assert new.made("br") is None
+    thread.head = Head(3)
+    assert await ready(0.33) is None

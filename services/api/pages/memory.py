@@ -16,7 +16,7 @@ from typing import Final
 from uuid import UUID
 
 from services.api.pages.encodings import Coding, encoded
-from services.api.pages.freshness import FRESH_S, GRACE_S, NEVER, Looks, SeenHead, Stamp, Watched
+from services.api.pages.freshness import AHEAD_S, FRESH_S, GRACE_S, NEVER, Looks, SeenHead, Stamp, Watched
 
 HEADS: Final = 4
 """Heads of answers that an entry keeps ready, of half a kilobyte each."""
@@ -29,6 +29,10 @@ _INLINE: Final = 16 * 1024
 """Bytes of the largest body that is compressed on the event loop, in a fraction of a millisecond."""
 _SHARE: Final = 8
 """No entry takes more than this part of the memory."""
+_RESTING: Final = 2_000_000
+"""Bytes of an answer that rests for a second, if it were let; to make so many takes some 30 ms."""
+REST_S: Final = 0.25
+"""Seconds for which the largest answer rests."""
 
 Reading = Callable[[int | None], Awaitable["Read"]]
 """Reads an answer whose thread is at that version or later."""
@@ -49,14 +53,21 @@ class Read:
 
 class Entry:
     """An answer that is remembered. It never changes, but for what is made of its body on demand. `serial` is
-    a number that no other has, from 1."""
+    a number that no other has, from 1.
+
+    It rests until `rests`: it is used until then, though its thread has moved on, so that a thread that moves
+    all the time does not have its pages made all the time. From `due` on the next one is made. That is the
+    longer the larger the answer is; a small one does not rest at all.
+    """
 
     __slots__ = (
         "_bodies",
         "_making",
         "apart",
         "body",
+        "due",
         "heads",
+        "rests",
         "serial",
         "slot",
         "stale",
@@ -65,7 +76,11 @@ class Entry:
         "version",
     )
 
-    def __init__(self, read: Read, stamp: Stamp, serial: int) -> None:
+    def __init__(self, read: Read, stamp: Stamp, serial: int, asked: float = NEVER) -> None:
+        """`asked` is when its reading began; it does not rest where that is not told."""
+        rest = min(len(read.body) / _RESTING, REST_S)
+        self.rests = asked + rest
+        self.due = asked + rest / 2
         self.serial = serial
         self.version = read.head.version
         self.body = read.body
@@ -114,13 +129,15 @@ class Entry:
 
 
 class Slot:
-    """The place of an answer. Its entry changes with its thread, and is None once it is forgotten."""
+    """The place of an answer. Its entry changes with its thread, and is None once it is forgotten. `reading`
+    reads the next one."""
 
-    __slots__ = ("entry", "key", "thread", "weight")
+    __slots__ = ("entry", "key", "reading", "thread", "weight")
 
-    def __init__(self, key: Hashable, thread: Watched) -> None:
+    def __init__(self, key: Hashable, thread: Watched, reading: Reading) -> None:
         self.key = key
         self.thread = thread
+        self.reading = reading
         self.entry: Entry | None = None
         self.weight = 0
 
@@ -166,6 +183,22 @@ class PageMemory:
         if slot.entry is not None:
             self._slots.move_to_end(slot.key)
 
+    def ready(self, slot: Slot, now: float, coding: Coding) -> Entry | None:
+        """The slot's entry where it will do at once. If it soon will not do, its thread is looked at, and,
+        once that has moved, the next entry is read, with its body in that coding; nobody waits for that."""
+        entry = slot.entry
+        if entry is None:
+            return None
+        age = now - entry.stamp.checked
+        if age > FRESH_S and now > entry.rests:
+            return None
+        if age > AHEAD_S and now >= entry.due and entry.version:
+            if slot.thread.stamp is entry.stamp:
+                self.looks.ahead(slot.thread)
+            elif not entry.stale:
+                self._flight(slot.key, slot.thread.stream_id, slot.reading, None, coding)
+        return entry
+
     async def get(
         self, key: Hashable, stream_id: UUID, read: Reading, min_version: int | None = None
     ) -> Entry:
@@ -180,13 +213,7 @@ class PageMemory:
             entry = await self._remembered(slot, min_version)
             if entry is not None:
                 return entry
-        flight = (key, min_version)
-        reading = self._reading.get(flight)
-        if reading is None:
-            reading = asyncio.get_running_loop().create_task(self._read(key, stream_id, read, min_version))
-            self._reading[flight] = reading
-            reading.add_done_callback(lambda done: self._ended(flight, done))
-        return await asyncio.shield(reading)
+        return await asyncio.shield(self._flight(key, stream_id, read, min_version, "identity"))
 
     async def body(self, entry: Entry, coding: Coding) -> bytes:
         """The entry's body in that coding."""
@@ -207,7 +234,7 @@ class PageMemory:
         entry = slot.entry
         if entry is None or entry.version < (min_version or 0):
             return None
-        if arrived - entry.stamp.checked <= FRESH_S:
+        if arrived - entry.stamp.checked <= FRESH_S or arrived <= entry.rests:
             return entry
         if not entry.version:
             return None  # a thread that has no events has no head either
@@ -220,7 +247,23 @@ class PageMemory:
             return entry
         return None
 
-    async def _read(self, key: Hashable, stream_id: UUID, reading: Reading, min_version: int | None) -> Entry:
+    def _flight(
+        self, key: Hashable, stream_id: UUID, read: Reading, min_version: int | None, coding: Coding
+    ) -> asyncio.Task[Entry]:
+        """The reading of an answer, one for all who ask meanwhile."""
+        flight = (key, min_version)
+        reading = self._reading.get(flight)
+        if reading is None:
+            reading = asyncio.get_running_loop().create_task(
+                self._read(key, stream_id, read, min_version, coding)
+            )
+            self._reading[flight] = reading
+            reading.add_done_callback(lambda done: self._ended(flight, done))
+        return reading
+
+    async def _read(
+        self, key: Hashable, stream_id: UUID, reading: Reading, min_version: int | None, coding: Coding
+    ) -> Entry:
         self.reads += 1
         asked = self.clock()
         read = await reading(min_version)
@@ -230,8 +273,11 @@ class PageMemory:
             stamp = Stamp(read.head, asked, stale=True)
         else:
             stamp = thread.saw(read.head, asked)
-        entry = Entry(read, stamp, next(self._serials))
-        self._keep(key, thread, entry)
+        lasts = read.head.version and not read.stale
+        entry = Entry(read, stamp, next(self._serials), asked if lasts else NEVER)
+        if coding != "identity":
+            await self.body(entry, coding)
+        self._keep(key, thread, entry, reading)
         return entry
 
     def _ended(self, flight: tuple[Hashable, int | None], done: asyncio.Task[Entry]) -> None:
@@ -239,12 +285,12 @@ class PageMemory:
         if not done.cancelled():
             done.exception()  # whoever waited has it; where nobody does any more, nobody needs to hear of it
 
-    def _keep(self, key: Hashable, thread: Watched, entry: Entry) -> None:
+    def _keep(self, key: Hashable, thread: Watched, entry: Entry, reading: Reading) -> None:
         if entry.weight > self._limit // _SHARE:
             return
         slot = self._slots.get(key)
         if slot is None:
-            slot = self._slots[key] = Slot(key, thread)
+            slot = self._slots[key] = Slot(key, thread, reading)
             if self._sweeping is None:
                 self._sweeping = asyncio.get_running_loop().call_later(IDLE_S, self._sweep)
             thread.answers += 1
@@ -285,5 +331,5 @@ class PageMemory:
         self.held -= slot.weight
         slot.entry, slot.weight = None, 0
         slot.thread.answers -= 1
-        if not slot.thread.answers:
-            del self._threads[slot.thread.stream_id]
+        if not slot.thread.answers and self._threads.get(slot.thread.stream_id) is slot.thread:
+            del self._threads[slot.thread.stream_id]  # two that began at once may each have made their own

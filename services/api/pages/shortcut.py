@@ -18,7 +18,6 @@ from structlog.typing import FilteringBoundLogger
 from services.api import headers
 from services.api.metrics import Metrics
 from services.api.pages.encodings import Coding, Taken
-from services.api.pages.freshness import AHEAD_S, FRESH_S
 from services.api.pages.memory import Entry, PageMemory, Slot
 from services.api.pages.wire import Condition, Ends, Status, head, tag_in, write
 from services.eventlog.sites import Site
@@ -185,20 +184,15 @@ class Shortcut:
         way = self._ways.get(data)
         if way is None:
             return False
-        entry = way.slot.entry
-        if entry is None:
-            return False
         now = self._memory.clock()
-        age = now - entry.stamp.checked
-        if age > FRESH_S or self._draining() or self._site(way.site.name) is not way.site:
+        entry = self._memory.ready(way.slot, now, way.coding)
+        if entry is None or self._draining() or self._site(way.site.name) is not way.site:
             return False
         if way.settled != entry.serial and not way.settle(entry):
             return False
         body = entry.made(way.coding) if way.has else b""
         if body is None:
             return False
-        if age > AHEAD_S and entry.version:
-            self._memory.looks.ahead(way.slot.thread)
         write(transport, way.start, self.ends.request_id(), self.ends.date(now), body)
         self._ways.move_to_end(data)
         self._memory.used(way.slot)

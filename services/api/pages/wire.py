@@ -9,6 +9,7 @@ import asyncio
 import os
 import re
 import time
+from collections.abc import Mapping
 from email.utils import formatdate
 from typing import Final, Literal, NamedTuple
 
@@ -77,6 +78,20 @@ def fields(entry: Entry, coding: Coding, cache: str) -> dict[str, str]:
     return found
 
 
+def _lines(fields: Mapping[str, str]) -> bytes:
+    return "".join([f"{name}: {value}\r\n" for name, value in fields.items()]).encode("ascii")
+
+
+_ENDS: Final = _lines({**headers.EVERYWHERE, headers.CSP: headers.NOTHING}) + b"%b: " % (
+    headers.X_REQUEST_ID.encode()
+)
+"""What all heads have, up to the request's id."""
+_SHARED_ENDS: Final = (
+    _lines({hdrs.ACCESS_CONTROL_ALLOW_ORIGIN: "*", hdrs.ACCESS_CONTROL_EXPOSE_HEADERS: headers.EXPOSED})
+    + _ENDS
+)
+
+
 def head(entry: Entry, coding: Coding, status: Status, length: int, *, shared: bool) -> bytes:
     """The head of an answer to somebody not signed in, up to the request's id. `shared`: across origins."""
     made = entry.heads.get((coding, status, shared))
@@ -88,13 +103,7 @@ def head(entry: Entry, coding: Coding, status: Status, length: int, *, shared: b
             found[hdrs.CONTENT_ENCODING] = coding
         found[hdrs.CONTENT_TYPE] = headers.JSON
         found[hdrs.CONTENT_LENGTH] = str(length)
-    found.update(headers.EVERYWHERE)
-    found[headers.CSP] = headers.NOTHING
-    if shared:
-        found[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = "*"
-        found[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = headers.EXPOSED
-    lines = "".join(f"{name}: {value}\r\n" for name, value in found.items())
-    made = _LINES[status] + lines.encode("ascii") + f"{headers.X_REQUEST_ID}: ".encode()
+    made = _LINES[status] + _lines(found) + (_SHARED_ENDS if shared else _ENDS)
     if len(entry.heads) < HEADS:
         entry.heads[coding, status, shared] = made
     return made
