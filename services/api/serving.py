@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -24,12 +23,14 @@ from services.api.live.hub import Hub
 from services.api.live.telling import Teller
 from services.api.metrics import Metrics, Watched
 from services.api.pages.memory import PageMemory
+from services.api.rehearsal import rehearse
 from services.api.siblings import Siblings
 from services.errors import ConfigurationError
 from services.eventlog.appender import Committed
 from services.eventlog.appenders import Appenders
 from services.eventlog.inbox import Inbox
 from services.eventlog.migrate import check
+from services.garbage import settle
 from services.pokes import PROJECT_ACTOR, Poker
 from services.settings import Settings
 from services.wiring import READER_SESSION, Resources, connect_redis, resources
@@ -37,9 +38,6 @@ from services.wiring import READER_SESSION, Resources, connect_redis, resources
 _BACKLOG: Final = 1024
 _REDIS_S: Final = 1.0
 """Seconds that a request waits for an answer of the views: one that hangs is as good as away."""
-_COLLECT: Final = (20_000, 20, 20)
-"""Thresholds of the garbage collector. Requests leave few cycles behind, and the default of 700 new objects
-spent a tenth of the time on looking for them."""
 _PROBE_S: Final = 1.5
 """Seconds in which Postgres must answer whether it is usable: less than `/readyz` waits."""
 
@@ -85,6 +83,7 @@ async def api_on(found: Resources) -> AsyncIterator[Api]:
         Teller(found.log, found.reader, found.views, found.sites),
         connect_redis(settings.redis_url),
         limit=settings.max_streams,
+        limit_of_one=settings.max_streams_per_address,
     )
     limiter = Limiter(SharedLimits(settings.broker), found.master.derived("limits"))
 
@@ -104,7 +103,7 @@ async def api_on(found: Resources) -> AsyncIterator[Api]:
         connect=found.hosts.connect,
         timeout=_PROBE_S,
         command_timeout=_PROBE_S,
-        server_settings=READER_SESSION,
+        server_settings=READER_SESSION | {"application_name": found.master.session_name},
     )
     try:
         await probe
@@ -160,6 +159,7 @@ async def serving(settings: Settings, place: Place | None = None) -> AsyncIterat
     async with resources(settings, _REDIS_S, rests=True) as found, api_on(found) as api:
         running = runner(create_app(api))
         await running.setup()
+        await rehearse(api, found.views)
         try:
             async with contextlib.AsyncExitStack() as stack:
                 if place is None:
@@ -192,8 +192,6 @@ async def serve(
     async with serving(settings, place) as running:
         _log.info("listening", host=running.host, port=running.port)
         started(running)
-        gc.collect()
-        gc.freeze()  # what lives as long as the process need not be looked at again and again
-        gc.set_threshold(*_COLLECT)
+        settle()
         await stop.wait()
         _log.info("stopping")

@@ -23,7 +23,7 @@ from services.projection.answers import OneComment, ThreadPage, empty_page
 from services.projection.logged import Logged
 from services.projection.logpages import LogPages
 from services.projection.warming import Warming
-from services.projection.whole import Moved, Whole
+from services.projection.whole import Whole
 from services.readmodel.records import Head
 from services.readmodel.views import Views
 
@@ -173,8 +173,6 @@ class ColdReads:
                     return answer
                 try:
                     return await folded(found)
-                except Moved:
-                    continue
                 except PoisonEvent as error:
                     await self.warming.cut(found, error)
         raise Unavailable(f"the fold of {stream_id} does not stay")
@@ -206,7 +204,8 @@ class ColdReads:
         self._asked.move_to_end(stream_id)
         if len(self._asked) > _ASKED:
             self._asked.popitem(last=False)
-        await self._views.leases.want(stream_id)
+        if not await self._views.leases.want(stream_id):
+            return
         self.asked += 1
         if self.poke is not None:
             self.poke(stream_id)

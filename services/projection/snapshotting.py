@@ -60,6 +60,10 @@ class SnapshotWriter:
         self._log = log
         self.snapshots = snapshots
         self._one = asyncio.Lock()
+        self.written = 0
+        """How many snapshots were written."""
+        self.bytes = 0
+        """How many bytes they take, compressed."""
 
     async def bring_up(self, stream_id: UUID) -> int | None:
         """Write what snapshots the thread should have by now and has not; the version of its last one, 0
@@ -138,7 +142,16 @@ class SnapshotWriter:
     async def _write(self, thread: Structure, stream_id: UUID) -> None:
         if thread.size:
             base, segments = await asyncio.to_thread(written, thread)
-            await self.snapshots.write(stream_id, base, head_json(base), _batches(segments))
+            before = self.bytes
+            if await self.snapshots.write(stream_id, base, head_json(base), self._batches(segments)):
+                self.written += 1
+            else:
+                self.bytes = before  # another has written the same
+
+    async def _batches(self, segments: Iterator[tuple[Key, bytes]]) -> AsyncIterator[list[tuple[Key, bytes]]]:
+        while some := await asyncio.to_thread(batched, segments):
+            self.bytes += sum(len(data) for _, data in some)
+            yield some
 
 
 def fold_on(thread: Structure, steps: list[Step]) -> bool:
@@ -164,8 +177,3 @@ def _stops(version: int, head: int) -> Iterator[int]:
         if head - stop >= LEAST:
             yield stop
     yield head
-
-
-async def _batches(segments: Iterator[tuple[Key, bytes]]) -> AsyncIterator[list[tuple[Key, bytes]]]:
-    while some := await asyncio.to_thread(batched, segments):
-        yield some

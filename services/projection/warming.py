@@ -75,7 +75,7 @@ class Warming:
         whole = self._kept.get(stream_id)
         if whole is None:
             return None
-        if whole.moved or time.monotonic() - whole.began > FRESH_S:
+        if time.monotonic() - whole.began > FRESH_S:
             self._drop(whole)
             return None
         return whole if whole.thread.version >= least else None

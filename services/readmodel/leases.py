@@ -3,7 +3,8 @@
     tl:<format>:{<stream>}:lease           string  the token of the process that builds the thread's view; it
                                                    expires unless that process renews it
     tl:<format>:{<stream>}:wanted          string  "1" for a while after a reader has missed the view of a
-                                                   long thread
+                                                   long thread; "0" for a while after it was dropped though it
+                                                   was being read: there is no room for it
 
 A lease only saves work: a view is made by compare-and-set, and any number may build the same one. A holder
 that dies is gone after LEASE_S, and so is one whose event loop stands still for as long.
@@ -29,6 +30,10 @@ LEASE_S: Final = 3.0
 
 WANTED_S: Final = 600
 """Seconds for which a view that a reader missed is wanted: longer than the longest build."""
+
+NO_ROOM_S: Final = 600
+"""Seconds for which a long thread is read from the log after there was no room for its view: to build it may
+take a worker a minute, and other views are dropped for it."""
 
 _RENEWALS: Final = 3
 
@@ -72,13 +77,18 @@ class Leases:
         """Whether somebody holds the thread's lease."""
         return bool(await self._redis.exists(lease_key(stream_id)))
 
-    async def want(self, stream_id: UUID) -> None:
-        """Tell the workers that the view of this long thread is missed."""
-        await self._redis.set(wanted_key(stream_id), "1", ex=WANTED_S)
+    async def want(self, stream_id: UUID) -> bool:
+        """Tell the workers that the view of this long thread is missed; False where there was no room."""
+        known = await self._redis.set(wanted_key(stream_id), "1", ex=WANTED_S, nx=True, get=True)
+        return known in (None, b"1")
 
     async def wanted(self, stream_id: UUID) -> bool:
-        """Whether a reader has missed the thread's view lately."""
-        return bool(await self._redis.exists(wanted_key(stream_id)))
+        """Whether a reader has missed the thread's view lately, and there is room for it."""
+        return bool(await self._redis.get(wanted_key(stream_id)) == b"1")
+
+    async def no_room(self, stream_id: UUID) -> None:
+        """Have the view of this thread left unbuilt for a while, if it was built since it was missed."""
+        await self._redis.set(wanted_key(stream_id), "0", ex=NO_ROOM_S, xx=True)
 
     @property
     def _milliseconds(self) -> int:

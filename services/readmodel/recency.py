@@ -2,6 +2,8 @@
 
     tl:reads                               zset    every view, of any format: member = <format>:<stream>;
                                                    score = when it was built or last read, Unix seconds
+    tl:log                                 hash    format -> of which log its views were made, and by which
+                                                   Redis they were kept (projection/restored.py)
 
 Without the format in its key, so that a release also knows the views of the one before it, which lie beside
 its own during a deploy. A view is entered before it is switched to: what stands here and is no view costs a
@@ -14,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Awaitable, Collection
 from contextlib import suppress
 from typing import Final, cast
 from uuid import UUID
@@ -27,6 +29,7 @@ from services.readmodel import keys
 _log = logging.getLogger(__name__)
 
 READS: Final = "tl:reads"
+LOG: Final = "tl:log"
 
 REPORT_S: Final = 2.0
 """Seconds between two reports of an API process."""
@@ -93,6 +96,29 @@ class Recency:
     async def count(self) -> int:
         """How many views there are, of all formats."""
         return int(await self._redis.zcard(READS))
+
+    async def entered(self, cursor: int) -> tuple[int, list[UUID]]:
+        """Where to go on from `cursor` (0 to begin, and at the end), and some of the threads that have a view
+        of this format. One that is there all the while is among them, perhaps more than once.
+        """
+        cursor, found = cast(
+            tuple[int, list[tuple[bytes, float]]], await self._redis.zscan(READS, cursor, count=_AT_ONCE)
+        )
+        ours = f"{keys.FORMAT}:".encode()
+        return cursor, [UUID(one[len(ours) :].decode()) for one, _ in found if one.startswith(ours)]
+
+    async def told(self) -> str | None:
+        """What `tell` was told last."""
+        told = await cast(Awaitable[bytes | None], self._redis.hget(LOG, keys.FORMAT))
+        return None if told is None else told.decode()
+
+    async def tell(self, log: str) -> None:
+        """Keep of which log the views are."""
+        await self._redis.hset(LOG, keys.FORMAT, log)
+
+    async def server(self) -> str:
+        """Names this run of the server: another one may have lost what the last one held."""
+        return str((await self._redis.info("server"))["run_id"])
 
     async def report(self, reads: Reads) -> None:
         """Report what a process reads, every few seconds, until cancelled."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -20,18 +20,19 @@ from services.core.page import PageRequest, Selection
 from services.core.segments import MARKS, Key
 from services.core.snapshot import decode, encode
 from services.core.structure import Step
-from services.errors import CommentNotFound, ThreadParked, VersionNotReached
+from services.errors import CommentNotFound, Overloaded, ThreadParked, VersionNotReached
 from services.eventlog.checkpoints import DeadLetters
 from services.eventlog.keys import Keyring, MasterKey
 from services.eventlog.log import EventLog
-from services.eventlog.snapshots import Snapshots
+from services.eventlog.snapshots import LAST, Snapshots
 from services.eventlog.state import Difference
-from services.projection import logpages, snapshotting
+from services.projection import advance, logpages, snapshotting
 from services.projection.advance import Projector
 from services.projection.logpages import LogPages
 from services.projection.replay import Replayer
 from services.projection.snapshotting import SnapshotWriter
 from services.projection.verify import Verifier
+from services.readmodel.dump import Dumps, Stored
 from services.readmodel.views import Views
 from services.workers import snapshotter
 from services.workers.snapshotter import Snapshotter
@@ -185,6 +186,60 @@ async def test_a_worker_finds_threads_that_nobody_reads(world: World) -> None:
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_worker_writes_at_once_what_a_replay_has_removed(world: World) -> None:
+    await world.grow(10)
+    worker = Snapshotter(world.snapshotting)
+    task = asyncio.create_task(worker.run())
+    try:
+        worker.moved(STREAM, 20)
+        await until(lambda: world.snapshots.versions(STREAM), "a snapshot", lambda found: found == [20])
+        await world.snapshots.remove(STREAM, [20])
+        worker.lost(STREAM, 20)
+        await until(lambda: world.snapshots.versions(STREAM), "it again", lambda found: found == [20])
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_worker_finds_that_what_it_wrote_is_gone(world: World) -> None:
+    await world.grow(10)
+    task = asyncio.create_task(Snapshotter(world.snapshotting, look=0.05).run())
+    try:
+        await until(lambda: world.snapshots.versions(STREAM), "a snapshot", lambda found: found == [20])
+        await world.snapshots.remove(STREAM, [20])
+        await until(lambda: world.snapshots.versions(STREAM), "it again", lambda found: found == [20])
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_long_thread_that_only_grows_is_told_of_for_its_snapshots(
+    world: World, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(advance, "SHORT", 10)
+    async with Redis.from_url(redis_url) as redis:
+        await redis.flushdb()
+        views = Views(redis)
+        projector = Projector(world.events, world.log.keyring, views)
+        told: list[tuple[UUID, int]] = []
+        projector.grown = lambda stream_id, version: told.append((stream_id, version))
+        await world.grow(4)
+        await projector.follow(STREAM)
+        assert told == [], "it is short, and its view was built"
+        await views.drop(STREAM)
+        await world.grow(10)
+        assert await projector.follow(STREAM) is None
+        assert told == [(STREAM, 28)]
+
+
+async def test_what_is_written_is_counted(world: World) -> None:
+    await world.grow(60)
+    await world.snapshotting.bring_up(STREAM)
+    kept = await world.pool.fetchval("select sum(length(data)) from snapshot_segments")
+    assert world.snapshotting.written == 7
+    assert world.snapshotting.bytes >= kept, "some of them are removed again"
 
 
 async def test_a_worker_finds_threads_that_nobody_reads_however_much_it_writes(world: World) -> None:
@@ -394,6 +449,40 @@ async def test_a_short_thread_does_not_wait_for_long_ones(
     assert (await long)[0].version == 20
 
 
+async def test_those_who_read_the_past_are_bounded_and_hold_up_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.grow(10)
+    monkeypatch.setattr(logpages, "_PAST", 1)
+    monkeypatch.setattr(logpages, "_PAST_WAITING", 2)
+    folding, go = asyncio.Event(), asyncio.Event()
+    read = world.snapshots.steps
+
+    async def held_up(stream_id: UUID, after: int, to: int, limit: int) -> list[Step]:
+        if to < LAST:
+            folding.set()
+            await go.wait()
+        return await read(stream_id, after, to, limit)
+
+    monkeypatch.setattr(world.snapshots, "steps", held_up)
+    pages = world.pages()
+    asked = [asyncio.create_task(pages.page(STREAM, PAGE, version)) for version in range(1, 13)]
+    await folding.wait()
+
+    async def refused() -> int:
+        return sum(task.done() and isinstance(task.exception(), Overloaded) for task in asked)
+
+    await until(refused, "all but three are refused", lambda count: count == 9)
+    async with asyncio.timeout(30):
+        head, _ = await pages.page(STREAM, PAGE)
+    assert head is not None
+    assert head.version == 20
+    go.set()
+    done = await asyncio.gather(*asked, return_exceptions=True)
+    assert sum(not isinstance(one, BaseException) for one in done) == 3
+    assert (await pages.page(STREAM, PAGE, 12))[0] is not None, "there is room again"
+
+
 async def test_what_is_kept_of_a_version_is_read_no_more_when_the_log_has_another_story(world: World) -> None:
     await world.grow(2)
     pages = world.pages()
@@ -402,7 +491,8 @@ async def test_what_is_kept_of_a_version_is_read_no_more_when_the_log_has_anothe
     async with world.pool.acquire() as connection:
         await connection.execute("drop trigger events_are_immutable on events")
         await connection.execute(
-            "update events set type = 'ThreadDescribed', data = $1, hash = sha256(hash) where version = 3",
+            "update events set type = 'ThreadDescribed', schema_version = 1, data = $1, hash = sha256(hash) "
+            "where version = 3",
             data,
         )
     after = await world.page(pages, 3)
@@ -461,8 +551,19 @@ def projector(world: World) -> Projector:
 class Nowhere(Views):
     """No views."""
 
+    def __init__(self, redis: Redis) -> None:
+        super().__init__(redis)
+        self.dumps = NoDumps(redis)
+
     async def head(self, stream_id: UUID) -> None:
         return None
+
+
+class NoDumps(Dumps):
+    """Nothing stored."""
+
+    async def small(self, stream_ids: Collection[UUID]) -> dict[UUID, Stored]:
+        return {stream_id: Stored() for stream_id in stream_ids}
 
 
 async def snapshot_differences(world: World) -> list[Difference]:

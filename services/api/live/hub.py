@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from random import randrange
@@ -19,6 +20,7 @@ from redis.asyncio import Redis
 
 from services.api.live.frames import piece, reset
 from services.api.live.listener import Listener
+from services.api.live.places import Places
 from services.api.live.telling import Teller
 from services.api.live.thread import FAULTS, LiveThread
 from services.errors import Overloaded, Unavailable
@@ -29,21 +31,21 @@ _log = logging.getLogger(__name__)
 HEARTBEAT_S: Final = 15
 _LOOK_S: Final = 3
 _LOOK_ALONE_S: Final = 1
-_AT_ONCE: Final = 4
-"""Threads whose events are read at the same time."""
 _PAUSE_MS: Final = (1_000, 6_000)
 """After how long clients that this process sends away come back: not all at once."""
 
 
 class Hub:
-    """Every open live stream of this process, `limit` of them at most."""
+    """Every open live stream of this process: `limit` of them at most, `limit_of_one` to one address."""
 
-    def __init__(self, teller: Teller, redis: Redis, *, limit: int) -> None:
+    def __init__(self, teller: Teller, redis: Redis, *, limit: int, limit_of_one: int) -> None:
         """`redis` is for hints alone, and is closed by `stop`."""
         self.teller = teller
         self._redis = redis
         self._limit = limit
-        self._places = asyncio.Semaphore(_AT_ONCE)
+        self._limit_of_one = limit_of_one
+        self._of_one: Counter[str] = Counter()
+        self._places = Places()
         self._threads: dict[UUID, LiveThread] = {}
         self._slots: list[set[Listener]] = [set() for _ in range(HEARTBEAT_S)]
         self._tick = 0
@@ -90,17 +92,28 @@ class Hub:
     # --- streams --------------------------------------------------------------------------------------
 
     @contextmanager
-    def place(self) -> Iterator[None]:
-        """Room for one stream more. Raises Overloaded, Unavailable."""
+    def place(self, address: str | None) -> Iterator[None]:
+        """Room for one stream more, to a client of that address (None: it has none).
+
+        Raises Overloaded, Unavailable.
+        """
         if self._closed:
             raise Unavailable("this process is about to stop")
         if self.streams >= self._limit:
             raise Overloaded("the list of live streams", retry_after=5)
+        if address is not None and self._of_one[address] >= self._limit_of_one:
+            raise Overloaded("the list of live streams to this address", retry_after=5)
         self.streams += 1
+        if address is not None:
+            self._of_one[address] += 1
         try:
             yield
         finally:
             self.streams -= 1
+            if address is not None:
+                self._of_one[address] -= 1
+                if not self._of_one[address]:
+                    del self._of_one[address]
 
     @contextmanager
     def following(self, stream_id: UUID, site: str, head: int) -> Iterator[LiveThread]:

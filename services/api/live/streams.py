@@ -56,7 +56,7 @@ async def follow(request: web.Request) -> web.StreamResponse:
     if request.method == "HEAD":
         return web.Response(content_type=EVENT_STREAM, headers={THREADLOG_VERSION: str(head)})
     with (
-        api.live.place(),
+        api.live.place(api.addresses.bucket(request)),
         api.live.following(thread.stream_id, here.site.name, head) as followed,
     ):
         return await _Stream(request, api, here, followed).run(after, head, resumed=resumed is not None)

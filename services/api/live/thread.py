@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 
 from services.api.live.frames import Batch
 from services.api.live.listener import Listener
+from services.api.live.places import Places
 from services.api.live.telling import Teller
 from services.api.live.votes import LATELY, LATELY_S, Votes, may_have_waited
 from services.errors import ThreadlogError, ThreadParked
@@ -37,9 +38,7 @@ class LiveThread:
     """A thread with its listeners. `position` is the version up to which they were told, `target` the one up
     to which there is something to tell."""
 
-    def __init__(
-        self, teller: Teller, places: asyncio.Semaphore, stream_id: UUID, site: str, position: int
-    ) -> None:
+    def __init__(self, teller: Teller, places: Places, stream_id: UUID, site: str, position: int) -> None:
         self._teller = teller
         self._places = places
         self._votes = Votes()
@@ -75,7 +74,7 @@ class LiveThread:
             self._timer = None
         try:
             while not self._closed and (self._is_due() or self.position < self.target):
-                async with self._places:
+                async with self._places.held():
                     await self._step()
         except FAULTS as error:
             # The hub looks at the log's head every few seconds, and has it tried again.
@@ -175,7 +174,7 @@ class LiveThread:
             done.exception()  # whoever waited has it; where nobody does any more, nobody needs to hear of it
 
     async def _read(self, read: Callable[[], Awaitable[Batch]]) -> Batch:
-        async with self._places:
+        async with self._places.held():
             return await read()
 
     def close(self) -> None:
