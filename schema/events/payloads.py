@@ -15,6 +15,9 @@ from typing_extensions import TypedDict
 
 STRICT = ConfigDict(extra="forbid")
 
+Badge = Literal["moderator", "admin"]
+"""What an author was on the site when they posted, shown beside their name; an admin is a moderator too."""
+
 
 @with_config(STRICT)
 class Opens(TypedDict):
@@ -34,9 +37,13 @@ class Imported(TypedDict):
 
 @with_config(STRICT)
 class CommentPosted(TypedDict):
-    """A comment at the root of a thread. Sealed: `Text`, absent in a tombstone."""
+    """A comment at the root of a thread. Sealed: `Text`, absent in a tombstone.
+
+    Schema version 1 knew no badge, 2 said `badge: true` of moderators and admins alike.
+    """
 
     text_mac: str
+    badge: NotRequired[Badge]
     opens: NotRequired[Opens]
     imported: NotRequired[Imported]
     tombstone: NotRequired[Literal[True]]
@@ -44,12 +51,13 @@ class CommentPosted(TypedDict):
 
 @with_config(STRICT)
 class ReplyPosted(TypedDict):
-    """A comment below another. Sealed: `Text`."""
+    """A comment below another. Sealed: `Text`. Its schema versions are those of CommentPosted."""
 
     parent_id: str
     parent: int
     depth: int
     text_mac: str
+    badge: NotRequired[Badge]
     imported: NotRequired[Imported]
 
 

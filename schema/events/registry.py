@@ -1,7 +1,8 @@
 """Event types, their present schema versions, and the upcasters that bring old events up to them.
 
 An event is never rewritten: when a payload's shape changes, its schema version rises and an upcaster from
-the last version is added here. Readers only ever see the present shape.
+the last version is added here. Readers only ever see the present shape. How a version is added, over two
+releases: docs/events.md.
 """
 
 from __future__ import annotations
@@ -29,28 +30,40 @@ class PayloadInvalid(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """One event type: its payload at the present schema version, and what may be sealed beside it."""
+    """One event type: its payload at the present schema version, and what may be sealed beside it.
+
+    `written` is the schema version that decisions are recorded in: the present one, or the one before while
+    releases may still run beside this one that do not read it.
+    """
 
     name: str
     schema_version: int
     payload: TypeAdapter[Any]
     sealed: TypeAdapter[Any] | None = None
+    written: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.written:
+            object.__setattr__(self, "written", self.schema_version)
 
 
-def _contract(payload: type, schema_version: int = 1, sealed: type | None = None) -> Contract:
+def _contract(
+    payload: type, schema_version: int = 1, sealed: type | None = None, *, written: int = 0
+) -> Contract:
     return Contract(
         payload.__name__,
         schema_version,
         TypeAdapter(payload),
         None if sealed is None else TypeAdapter(sealed),
+        written,
     )
 
 
 CONTRACTS: Final[Mapping[str, Contract]] = {
     contract.name: contract
     for contract in (
-        _contract(payloads.CommentPosted, sealed=payloads.Text),
-        _contract(payloads.ReplyPosted, sealed=payloads.Text),
+        _contract(payloads.CommentPosted, 3, sealed=payloads.Text),
+        _contract(payloads.ReplyPosted, 3, sealed=payloads.Text),
         _contract(payloads.CommentEdited, sealed=payloads.Body),
         _contract(payloads.CommentDeleted),
         _contract(payloads.CommentReported, sealed=payloads.Detail),
@@ -102,5 +115,20 @@ class Upcasters:
         return payload
 
 
-STEPS: Final[Mapping[tuple[str, int], Upcaster]] = {}
+def _as_it_is(payload: Json) -> Json:
+    """Version 2 may name a badge. Of version 1 nobody knows who was a moderator: it goes without."""
+    return payload
+
+
+def _badge_by_name(payload: Json) -> Json:
+    """Version 3 tells admins from moderators. Of version 2 it is known that they moderated."""
+    return payload | {"badge": "moderator"} if payload.get("badge") else payload
+
+
+STEPS: Final[Mapping[tuple[str, int], Upcaster]] = {
+    ("CommentPosted", 1): _as_it_is,
+    ("CommentPosted", 2): _badge_by_name,
+    ("ReplyPosted", 1): _as_it_is,
+    ("ReplyPosted", 2): _badge_by_name,
+}
 UPCASTERS: Final = Upcasters(CONTRACTS, STEPS)

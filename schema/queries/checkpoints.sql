@@ -78,6 +78,55 @@ order by projection, stream_id limit $4;
 select projection, stream_id, version, event_id, reason, build, created_at
 from dead_letters where (projection, stream_id) > ($1, $2) order by projection, stream_id limit $3;
 
+-- name: letters_of
+-- The dead letters of the projections $1 and, unless $2 is null, of this site, with the names of their threads,
+-- the type of the event and the version that the thread has reached. At most $5 after ($3, $4).
+select d.projection, d.stream_id, d.version, d.event_id, d.reason, d.build, d.created_at,
+    s.site, s.key, e.type, coalesce(s.version, d.version) as head
+from dead_letters d
+left join lateral (
+    select site, key, version from streams where stream_id = d.stream_id offset 0
+) s on true
+left join lateral (
+    select type from events where stream_id = d.stream_id and version = d.version offset 0
+) e on true
+where d.projection = any($1::text[]) and ($2::text is null or s.site = $2) and (d.projection, d.stream_id) > ($3, $4)
+order by d.projection, d.stream_id limit $5;
+
+-- name: letter
+select d.projection, d.stream_id, d.version, d.event_id, d.reason, d.build, d.created_at,
+    s.site, s.key, e.type, coalesce(s.version, d.version) as head
+from dead_letters d
+left join lateral (
+    select site, key, version from streams where stream_id = d.stream_id offset 0
+) s on true
+left join lateral (
+    select type from events where stream_id = d.stream_id and version = d.version offset 0
+) e on true
+where d.projection = $1 and d.stream_id = $2;
+
+-- name: discard
+-- The dead letter of projection $1 and stream $2 goes, if it still stands before event $3, and stays recorded
+-- as passed over for the reason $4.
+with gone as (
+    delete from dead_letters where projection = $1 and stream_id = $2 and event_id = $3
+    returning projection, stream_id, version, event_id, reason, build
+)
+insert into discarded_letters (projection, stream_id, version, event_id, error, build, reason)
+select projection, stream_id, version, event_id, reason, build, $4 from gone
+on conflict (projection, stream_id, version) do update set
+    event_id = excluded.event_id, error = excluded.error, build = excluded.build, reason = excluded.reason,
+    discarded_at = excluded.discarded_at
+returning version;
+
+-- name: discarded_letters
+-- What was passed over, the last first. At most $3, of the projections $1 and, unless $2 is null, of this site.
+select d.projection, d.stream_id, d.version, d.event_id, d.error, d.build, d.reason, d.discarded_at, s.site, s.key
+from discarded_letters d
+left join lateral (select site, key from streams where stream_id = d.stream_id offset 0) s on true
+where d.projection = any($1::text[]) and ($2::text is null or s.site = $2)
+order by d.discarded_at desc limit $3;
+
 -- name: dead_counts
 select projection, count(*) as letters from dead_letters group by projection;
 

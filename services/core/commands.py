@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import ClassVar, Final, Literal, NamedTuple
 from uuid import UUID
 
+from schema.events.payloads import Badge
 from services.core.site import SiteSettings
 
 GUEST: Final = "guest:"
@@ -19,10 +20,12 @@ GUEST: Final = "guest:"
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who sends a command: an author's id, or None for the system, and whether it may moderate."""
+    """Who sends a command: an author's id, or None for the system, whether it may moderate, and the badge
+    that its comments carry."""
 
     id: str | None
     moderator: bool = False
+    badge: Badge | None = None
 
 
 class Sealed(NamedTuple):

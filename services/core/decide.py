@@ -139,14 +139,7 @@ def _post(command: PostComment, thread: ThreadState, rules: Rules) -> Decision:
     open_ = takes_posts(rules.settings, closed=thread.closed, described_by=thread.described_by)
     if not open_ and command.imported is None:
         return ThreadNotOpen("the thread takes no new comments")
-    data: dict[str, Any] = {"text_mac": "" if command.text is None else command.text.text_mac}
-    if command.imported is not None:
-        data["imported"] = {
-            "created_at": timestamp(command.imported.created_at),
-            "source_id": command.imported.source_id,
-        }
-        if command.imported.tombstone:
-            data["tombstone"] = True
+    data = _said(command)
     if command.parent_id is not None:
         parent = thread.comments.get(command.parent_id)
         if parent is None or parent.state is CommentState.HELD:
@@ -181,6 +174,21 @@ def _post(command: PostComment, thread: ThreadState, rules: Rules) -> Decision:
         ),
         posted,
     )
+
+
+def _said(command: PostComment) -> dict[str, Any]:
+    """What a comment's event says wherever it stands."""
+    data: dict[str, Any] = {"text_mac": "" if command.text is None else command.text.text_mac}
+    if command.actor.badge is not None:
+        data["badge"] = command.actor.badge
+    if command.imported is not None:
+        data["imported"] = {
+            "created_at": timestamp(command.imported.created_at),
+            "source_id": command.imported.source_id,
+        }
+        if command.imported.tombstone:
+            data["tombstone"] = True
+    return data
 
 
 def _find(thread: ThreadState, comment_id: UUID) -> Comment | CommentNotFound:

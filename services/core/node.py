@@ -15,6 +15,7 @@ from uuid import UUID
 
 import orjson
 
+from schema.events.payloads import Badge
 from services.core.markup import render
 from services.core.thread import Comment, CommentState, timestamp
 
@@ -159,11 +160,13 @@ def without_text(raw: bytes) -> bytes:
     return orjson.dumps(members)[1:-1]
 
 
-def author_fragment(author_id: str | None, name: str | None, avatar: str | None) -> bytes:
+def author_fragment(
+    author_id: str | None, name: str | None, avatar: str | None, badge: Badge | None = None
+) -> bytes:
     """The author as a comment names them; `null` for a comment without one."""
     if author_id is None:
         return NO_AUTHOR
-    return orjson.dumps({"id": author_id, "name": name, "avatar": avatar, "badge": None})
+    return orjson.dumps({"id": author_id, "name": name, "avatar": avatar, "badge": badge})
 
 
 def written_by(raw: bytes, author_id: str) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from schema.events.envelope import EPOCH, GENESIS, Recorded
-from schema.events.registry import UPCASTERS, PayloadInvalid, TypeUnknown
+from schema.events.registry import UPCASTERS, TypeUnknown
 from services.errors import PoisonEvent, UnknownEventType
 
 MAX_DEPTH: Final = 1000
@@ -112,7 +112,9 @@ def evolve(thread: ThreadState, event: Recorded, payload: dict[str, Any] | None 
         comment = apply(thread, event, payload)
     except TypeUnknown as error:
         raise UnknownEventType(event.stream_id, event.version, event.event_id, str(error)) from error
-    except (PayloadInvalid, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (PoisonEvent, MemoryError):
+        raise
+    except Exception as error:  # no I/O here: whatever it is, it is this event that cannot be applied
         raise _poison(event, f"{type(error).__name__}: {error}") from error
     thread.version = event.version
     thread.last_hash = event.hash

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -11,7 +11,7 @@ from uuid import UUID
 
 import asyncpg
 
-from services.errors import PoisonEvent
+from services.errors import LetterMoved, PoisonEvent
 from services.eventlog.queries import QUERIES
 
 FIRST: Final = ("", UUID(int=0))
@@ -36,6 +36,39 @@ class DeadLetter:
     reason: str
     build: str
     created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ListedLetter(DeadLetter):
+    """A dead letter with what an operator asks of it: the thread's names and the event's type (None where the
+    log does not have them), and the version that the thread has reached."""
+
+    site: str | None
+    key: str | None
+    type: str | None
+    head: int
+
+    @property
+    def behind(self) -> int:
+        """How many events wait behind the one that it stands before."""
+        return max(0, self.head - self.version)
+
+
+@dataclass(frozen=True, slots=True)
+class Discarded:
+    """An event that a projection was made to pass over: `error` is what it met there, `reason` is why an
+    operator had it passed over."""
+
+    projection: Projection
+    stream_id: UUID
+    version: int
+    event_id: UUID
+    error: str
+    build: str
+    reason: str
+    discarded_at: datetime
+    site: str | None
+    key: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +130,53 @@ class DeadLetters:
         rows = await self._pool.fetch(QUERIES["dead_letters"], *after, limit)
         return [_letter(row) for row in rows]
 
+    async def listed(
+        self,
+        projections: Collection[Projection] = tuple(Projection),
+        site: str | None = None,
+        *,
+        after: tuple[str, UUID] = FIRST,
+        limit: int = 1000,
+    ) -> list[ListedLetter]:
+        """As `page`, of these projections and of this site alone, with what an operator asks of them."""
+        rows = await self._pool.fetch(QUERIES["letters_of"], list(projections), site, *after, limit)
+        return [_listed(row) for row in rows]
+
+    async def of_thread(self, projection: Projection, stream_id: UUID) -> ListedLetter | None:
+        """The projection's dead letter in this thread, if there is one."""
+        row = await self._pool.fetchrow(QUERIES["letter"], projection, stream_id)
+        return None if row is None else _listed(row)
+
+    async def discard(self, letter: DeadLetter, reason: str) -> None:
+        """Have the notifier pass over the event of this letter, and record it with the reason.
+
+        Checkpoint and letter move in one transaction, under the lock that the notifier takes. Only the
+        notifier can: a view is a fold, and passes over nothing. Raises LetterMoved where the letter is not
+        what it was.
+        """
+        assert letter.projection is Projection.NOTIFICATIONS, "a view passes over nothing"
+        moved = LetterMoved(letter.stream_id, letter.version)
+        async with self._pool.acquire() as connection, connection.transaction():
+            reached = await connection.fetchval(QUERIES["notifier_checkpoint"], letter.stream_id)
+            if reached != letter.version - 1:
+                raise moved
+            await connection.execute(
+                QUERIES["move_notifier_checkpoint"], letter.stream_id, reached, letter.version
+            )
+            discarded = (letter.projection, letter.stream_id, letter.event_id, reason)
+            if await connection.fetchval(QUERIES["discard"], *discarded) is None:
+                raise moved
+
+    async def discarded(
+        self,
+        projections: Collection[Projection] = tuple(Projection),
+        site: str | None = None,
+        limit: int = 1000,
+    ) -> list[Discarded]:
+        """What was passed over, the last first."""
+        rows = await self._pool.fetch(QUERIES["discarded_letters"], list(projections), site, limit)
+        return [Discarded(Projection(row[0]), *tuple(row)[1:]) for row in rows]
+
     async def counts(self) -> dict[Projection, int]:
         """How many there are of each projection."""
         rows = await self._pool.fetch(QUERIES["dead_counts"])
@@ -106,6 +186,11 @@ class DeadLetters:
 def _letter(row: asyncpg.Record) -> DeadLetter:
     projection, *rest = row
     return DeadLetter(Projection(projection), *rest)
+
+
+def _listed(row: asyncpg.Record) -> ListedLetter:
+    projection, *rest = row
+    return ListedLetter(Projection(projection), *rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +226,12 @@ class LaneCheckpoints:
         """
         rows = await self._connection.fetch(QUERIES["sweep_window"], lane, after, size, settled)
         return [Span(*row) for row in rows]
+
+    async def first_of(self, versions: Mapping[UUID, int]) -> tuple[int, datetime] | None:
+        """The first position among the events at these versions of streams, and when the oldest was
+        recorded; None where there is no such event."""
+        row = await self._connection.fetchrow(QUERIES["first_of"], list(versions), list(versions.values()))
+        return None if row is None or row["position"] is None else (row["position"], row["recorded_at"])
 
     async def head(self, lane: int) -> int:
         """The position of the lane's last event."""

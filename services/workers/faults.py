@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import traceback
-from pathlib import Path
 from typing import Final
 
 import asyncpg
 from redis.exceptions import RedisError
 
-from services.errors import ThreadlogError
+from services.errors import ThreadlogError, where
 
 FAULTS: Final = (
     ThreadlogError,
@@ -27,8 +25,4 @@ def told(error: BaseException) -> str:
 
     Of one that nobody expected only its kind and place are told: its message may quote what it met.
     """
-    kind = type(error).__name__
-    if isinstance(error, FAULTS):
-        return f"{kind}: {error}"
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"{kind} at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else kind
+    return f"{type(error).__name__}: {error}" if isinstance(error, FAULTS) else where(error)

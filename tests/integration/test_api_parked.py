@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import uuid
 from collections.abc import AsyncIterator
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -17,10 +18,17 @@ from services.api.app import create_app, runner
 from services.api.metrics import Metrics
 from services.api.shapes import CommentShape, InboxShape, ThreadShape
 from services.core.addresses import thread_stream_id
+from services.errors import PoisonEvent
+from services.eventlog.checkpoints import DeadLetters
 from services.eventlog.log import EventLog
-from tests.integration.api_client import SITE, Client, S, T, client_of
+from services.workers.hints import Looked
+from services.workers.projector import Following
+from tests.integration.api_client import SITE, Answer, Client, S, T, client_of
+from tests.listening import listening
+from tests.processes import until
 
 MOD = ("moderator",)
+STREAM = thread_stream_id(SITE, "story")
 POISON = [("CommentDeleted", {"comment_id": str(uuid.UUID(int=7)), "posted": 1}), ("CommentPraised", {})]
 
 
@@ -31,10 +39,10 @@ async def client(database_url: str, redis_url: str, broker_url: str) -> AsyncIte
 
 
 async def park(
-    client: Client, redis_url: str, type_: str, data: dict[str, object], key: str = "story"
+    client: Client, redis_url: str, type_: str, data: dict[str, object], *, lost: bool = True
 ) -> None:
-    """Put an event past all rules at the end of a thread, and take all views away."""
-    stream_id, event_id, hash_ = thread_stream_id(SITE, "story"), uuid.uuid4(), uuid.uuid4().bytes * 2
+    """Put an event past all rules at the end of the thread; unless not `lost`, all views are gone then."""
+    stream_id, event_id, hash_ = STREAM, uuid.uuid4(), uuid.uuid4().bytes * 2
     async with client.running.resources.pool.acquire() as connection, connection.transaction():
         version = await connection.fetchval(
             "update streams set version = version + 1, hash = $2 where stream_id = $1 returning version",
@@ -46,8 +54,38 @@ async def park(
             "recorded_at, data, hash) values ($1, 0, $2, $3, $4, $5, 1, now(), $6, $7)",
             *(position, stream_id, version, event_id, type_, canonical(data), hash_),
         )
-    async with redis.asyncio.Redis.from_url(redis_url) as views:
-        await views.flushall()
+    if lost:
+        async with redis.asyncio.Redis.from_url(redis_url) as views:
+            await views.flushall()
+
+
+async def heal(client: Client, version: int) -> None:
+    """Stands for a release that can apply the event: the log itself never changes."""
+    async with client.running.resources.pool.acquire() as connection, connection.transaction():
+        await connection.execute("set local session_replication_role = replica")
+        await connection.execute(
+            "update events set type = 'ThreadClosed', data = '{}' where stream_id = $1 and version = $2",
+            *(STREAM, version),
+        )
+
+
+def worker_of(client: Client) -> Following:
+    """The projector's step as a worker has it."""
+    parts = client.running.resources
+    return Following(parts.projector, DeadLetters(parts.pool, "1.0"))
+
+
+async def stale(client: Client, path: str) -> Answer:
+    """An answer that is marked so: what is remembered is compared with the view some milliseconds later."""
+    return await until(
+        lambda: client.get(path), f"{path} is stale", lambda answer: "Threadlog-Stale" in answer.headers
+    )
+
+
+async def letters(client: Client) -> list[tuple[int, datetime]]:
+    """Version and time of each dead letter."""
+    found = await DeadLetters(client.running.resources.pool).page()
+    return [(letter.version, letter.created_at) for letter in found]
 
 
 async def tell(client: Client, comment: Any, key: str = "story", *, sub: str = "ann") -> None:
@@ -71,6 +109,93 @@ async def test_a_parked_thread_is_never_an_error_of_ours(
             assert (answer.code, answer.headers["Retry-After"]) == ("unavailable", "30")
         waited = await client.get(f"{path}?min_version=2")
         assert (waited.status, waited.code, waited.headers["Retry-After"]) == (503, "unavailable", "30")
+
+
+@pytest.mark.parametrize(("type_", "data"), POISON, ids=lambda value: str(value)[:15])
+@pytest.mark.parametrize("lost", [True, False], ids=["without a view", "with a view"])
+async def test_the_last_good_view_serves_until_the_repair(
+    client: Client, redis_url: str, type_: str, data: dict[str, object], lost: bool
+) -> None:
+    root = await client.post("one")
+    await client.post("two", to=root["id"], sub="bob")
+    assert (await client.get(f"{T}/comments?min_version=2")).status == 200
+    await until(lambda: client.running.resources.views.head(STREAM), "there is a view")
+    await park(client, redis_url, type_, data, lost=lost)
+    worker = worker_of(client)
+    for _ in range(2):
+        await worker.project([STREAM], Looked.now())
+        await client.send("POST", f"{T}/comments", {"body": "behind it"}, sub="cleo")
+        answer = await stale(client, f"{T}/comments")
+        assert (answer.status, answer.version) == (200, 2)
+        assert [one["body"] for one in answer.json["comments"]] == ["one"]
+        assert [one["body"] for one in answer.json["comments"][0]["replies"]["items"]] == ["two"]
+    assert len(await letters(client)) == (type_ == "CommentDeleted")
+    for version, status in ((1, 200), (2, 200), (3, 503), (4, 503)):
+        then = await client.get(f"{T}/comments?as_of={version}", sub="mod", roles=MOD)
+        assert (then.status, "Threadlog-Stale" in then.headers) == (status, False)
+
+    await heal(client, 3)
+    await worker.retry(STREAM)
+    answer = await client.get(f"{T}/comments?min_version=5")
+    assert (answer.status, answer.version, answer.headers.get("Threadlog-Stale")) == (200, 5, None)
+    assert [one["body"] for one in answer.json["comments"]] == ["one", "behind it", "behind it"]
+    assert answer.json["thread"]["state"] == "closed"
+    assert await letters(client) == []
+
+
+async def test_a_redis_that_was_emptied_is_no_repair(client: Client, redis_url: str) -> None:
+    await client.post("one")
+    await client.get(T)
+    await park(client, redis_url, *POISON[0], lost=False)
+    worker = worker_of(client)
+    await worker.project([STREAM], Looked.now())
+    before = await letters(client)
+    assert [version for version, _ in before] == [2]
+    async with redis.asyncio.Redis.from_url(redis_url) as views:
+        for brought_back in (lambda: client.get(T), lambda: worker.project([STREAM], Looked.now())):
+            await views.flushall()
+            await brought_back()
+            answer = await stale(client, T)
+            assert (answer.status, answer.version) == (200, 1)
+            assert await letters(client) == before
+
+
+async def test_a_replay_and_a_verify_name_the_event_and_change_nothing(
+    client: Client, redis_url: str
+) -> None:
+    await client.post("one")
+    await park(client, redis_url, *POISON[0])
+    await worker_of(client).project([STREAM], Looked.now())
+    parts, before = client.running.resources, await letters(client)
+    with pytest.raises(PoisonEvent) as caught:
+        await parts.replayer.replay(STREAM)
+    assert caught.value.version == 2
+    assert "version 2" in [
+        found.path for found in await parts.verifier.thread(STREAM) if found.kind == "event"
+    ]
+    assert (await stale(client, T)).version == 1
+    assert await letters(client) == before
+    await heal(client, 2)
+    await parts.replayer.replay(STREAM)
+    assert (await parts.verifier.thread(STREAM), await letters(client)) == ([], [])
+
+
+async def test_a_live_stream_waits_for_the_repair_and_misses_nothing(client: Client, redis_url: str) -> None:
+    await client.post("one")
+    await client.get(T)
+    base = f"http://{client.running.host}:{client.running.port}"
+    async with listening(base, f"{T}/live?after=0") as stream:
+        assert (await stream.event()).id == 1
+        await park(client, redis_url, *POISON[0], lost=False)
+        worker = worker_of(client)
+        await worker.project([STREAM], Looked.now())
+        await client.post("behind it", sub="bob")
+        again = await client.get(f"{T}/live?after=1", headers={"Accept": "application/json"})
+        assert (again.status, again.headers["Retry-After"]) == (503, "30")
+        await heal(client, 2)
+        await worker.retry(STREAM)
+        rest = await stream.until(3, within=30)
+    assert [(event.id, event.type) for event in rest] == [(2, "ThreadClosed"), (3, "CommentPosted")]
 
 
 @pytest.mark.parametrize(("type_", "data"), POISON, ids=lambda value: str(value)[:15])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -29,6 +30,7 @@ from schema.events.registry import (
 from services.core.site import SiteState, evolve_site
 from services.core.thread import CommentState, ThreadState, evolve, timestamp
 from services.eventlog.keys import AuthorKey
+from services.projection.fold import author_of
 
 GOLDEN = Path(schema.events.__file__).parent / "golden"
 EXAMPLES = sorted(path.name for path in GOLDEN.glob("*.json"))
@@ -96,6 +98,35 @@ def test_the_types_are_the_contracts() -> None:
     }
 
 
+FROZEN = {
+    "golden/CommentPosted.v1.json": "7ef7935bd8b827cf",
+    "json_schema/CommentPosted.v1.json": "4135d5966e6e0d85",
+    "json_schema/CommentPosted.v1.sealed.json": "325341468f64a6d1",
+    "golden/CommentPosted.v2.json": "3beb4ddad0e3e8d8",
+    "json_schema/CommentPosted.v2.json": "0d38bba77cf80422",
+    "json_schema/CommentPosted.v2.sealed.json": "0c918025ee422791",
+    "golden/ReplyPosted.v1.json": "f7a99fb5f396cce0",
+    "json_schema/ReplyPosted.v1.json": "58ea8f07ff8f2d0f",
+    "json_schema/ReplyPosted.v1.sealed.json": "80a412778458e59a",
+    "golden/ReplyPosted.v2.json": "1d2600717ac38037",
+    "json_schema/ReplyPosted.v2.json": "d081468f686ff6b8",
+    "json_schema/ReplyPosted.v2.sealed.json": "b52072f956e73471",
+}
+"""SHA-256, the first 16 digits, of the files of schema versions that are not written any more."""
+
+
+def test_the_files_of_old_schema_versions_are_frozen() -> None:
+    old = {
+        f"{folder}/{name}.v{version}{part}.json"
+        for name, contract in CONTRACTS.items()
+        for version in range(1, contract.schema_version)
+        for folder, part in (("golden", ""), ("json_schema", ""), ("json_schema", ".sealed"))
+        if not part or contract.sealed is not None
+    }
+    digests = {name: hashlib.sha256((GOLDEN.parent / name).read_bytes()).hexdigest()[:16] for name in old}
+    assert digests == FROZEN
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_is_what_its_present_contract_takes(name: str) -> None:
     event = event_of(example(name))
@@ -145,12 +176,13 @@ def test_the_examples_of_a_thread_fold_into_one() -> None:
         evolve(thread, event)
         previous = event.hash
     assert (thread.site, thread.key, thread.title) == ("blog", "2015/09/talk-therapy", "Talk therapy")
-    first, second = thread.comments.values()
+    first, second, *later = thread.comments.values()
     assert (first.state, first.report_weight) == (CommentState.REMOVED, 1.0)
     assert (second.state, second.revision) == (CommentState.ERASED, 2)
     assert (second.author_id, second.text_mac) == (None, "")
     assert (second.up, second.down) == (1, 0)
-    assert (thread.visible, thread.closed, thread.version) == (0, False, len(events))
+    assert [comment.depth for comment in later] == [0, 1, 0, 1]
+    assert (thread.visible, thread.closed, thread.version) == (4, False, len(events))
 
 
 def test_the_example_of_a_site_folds() -> None:
@@ -227,6 +259,8 @@ def test_times_are_hashed_to_the_microsecond_and_regardless_of_zone() -> None:
         ("CommentPosted", {"text": "in the clear"}),
         ("CommentPosted", {"text_mac": None}),
         ("CommentPosted", {"tombstone": False}),
+        ("CommentPosted", {"badge": True}),
+        ("ReplyPosted", {"badge": None}),
         ("CommentPosted", {"imported": {"created_at": "2015-09-03T21:30:00.000000Z"}}),
         ("ReplyPosted", {"depth": "1"}),
         ("CommentEdited", {"by": "somebody"}),
@@ -259,7 +293,7 @@ def test_the_json_schemas_are_written_where_they_differ(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("type", "schema_version"), [("CommentSung", 1), ("CommentPosted", 2), ("CommentPosted", 99)]
+    ("type", "schema_version"), [("CommentSung", 1), ("CommentPosted", 4), ("CommentVoted", 2)]
 )
 def test_a_type_or_version_of_a_newer_release_is_unknown(type: str, schema_version: int) -> None:
     with pytest.raises(TypeUnknown, match=f"{type} at schema version {schema_version}"):
@@ -270,6 +304,37 @@ def test_a_type_or_version_of_a_newer_release_is_unknown(type: str, schema_versi
 def test_a_payload_that_is_no_json_object_is_invalid(data: bytes) -> None:
     with pytest.raises(PayloadInvalid):
         UPCASTERS.payload("ThreadClosed", 1, data)
+
+
+BADGES = [
+    ("CommentPosted.v1.json", None),
+    ("CommentPosted.v2.json", "moderator"),
+    ("CommentPosted.v3.json", "admin"),
+    ("ReplyPosted.v1.json", None),
+    ("ReplyPosted.v2.json", None),
+    ("ReplyPosted.v3.json", "moderator"),
+]
+
+
+@pytest.mark.parametrize(("name", "badge"), BADGES)
+def test_a_comment_of_any_schema_version_has_the_badge_that_was_known(name: str, badge: str | None) -> None:
+    event = event_of(example(name))
+    payload = UPCASTERS.payload(event.type, event.schema_version, event.data)
+    assert payload.get("badge") == badge
+    thread = ThreadState(event.stream_id, version=event.version - 1)
+    comment = evolve(thread, event)
+    assert comment is not None
+    author = orjson.loads(author_of(comment, event, {"name": "Ann"}))
+    assert author == {"id": event.actor_id, "name": "Ann", "avatar": None, "badge": badge}
+
+
+def test_a_word_in_a_key_is_no_badge() -> None:
+    event = event_of(example("CommentPosted.v1.json"))
+    opens = {"site": "blog", "key": '"badge": "admin" "badge":'}
+    event = event._replace(data=canonical({"text_mac": "", "opens": opens}))
+    comment = evolve(ThreadState(event.stream_id, version=event.version - 1), event)
+    assert comment is not None
+    assert orjson.loads(author_of(comment, event, {"name": "Ann"}))["badge"] is None
 
 
 # --- the way up, shown with a made-up event of three schema versions ---------------------------------------

@@ -271,7 +271,7 @@ def test_bytes_that_are_not_json_are_poison(data: bytes) -> None:
     assert thread == folded([posted("c1")])
 
 
-@pytest.mark.parametrize(("type", "schema_version"), [("CommentSung", 1), ("CommentPosted", 2)])
+@pytest.mark.parametrize(("type", "schema_version"), [("CommentSung", 1), ("CommentPosted", 4)])
 def test_what_a_newer_release_wrote_is_unknown_and_no_other_poison(type: str, schema_version: int) -> None:
     thread = folded([posted("c1")])
     fact = Fact(type, lambda _: {}, id_of("new"), "ann", schema_version=schema_version)
