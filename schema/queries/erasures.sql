@@ -23,6 +23,10 @@ select number, key_id from erasures where number >= $1 order by number limit $2;
 -- name: last_erasure
 select number, key_id from erasures order by number desc limit 1;
 
+-- name: erased_since
+-- How many people of site $1 were erased after erasure number $2.
+select count(*) from erasures where site = $1 and number > $2;
+
 -- name: claim_erasure
 -- One that nobody works on, for the next $1 seconds.
 update erasures set leased_until = clock_timestamp() + make_interval(secs => $1)

@@ -98,7 +98,7 @@ class Credentials:
             ):
                 raise CredentialRefused(f"{site} signs with this very key already")
             wrapped = self._master.wrap(secret_id.bytes, key)
-            await connection.execute(QUERIES["insert_site_secret"], site, secret_id, algorithm, wrapped)
+            await connection.execute(QUERIES["insert_site_secret"], site, secret_id, algorithm, *wrapped)
         return secret_id
 
     async def secrets(self, site: str) -> list[StoredSecret]:

@@ -21,9 +21,9 @@ import os
 import time
 from base64 import b64decode
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -39,6 +39,7 @@ CONFIRM_S: Final = 1.0
 """Seconds for which kept keys are taken to live without another look."""
 
 _NONCE: Final = 12
+_FINGERPRINT: Final = 4
 _ERASURES: Final = 10_000
 _K = TypeVar("_K")
 _V = TypeVar("_V")
@@ -83,11 +84,26 @@ class AuthorKey:
         )
 
 
-class MasterKey:
-    """Wraps author keys and site secrets; derives the keys of HMACs. Losing it loses every text."""
+class Wrapped(NamedTuple):
+    """One secret, wrapped for whichever master key the database is under when it is stored."""
 
-    def __init__(self, encoded: str) -> None:
-        """`encoded`: 32 bytes in base64. Raises ConfigurationError."""
+    now: bytes
+    """Under THREADLOG_MASTER_KEY."""
+    before: bytes
+    """Under the key that is to be replaced, where there is one; else `now`."""
+    fingerprint: str
+    """Of THREADLOG_MASTER_KEY: `now` is stored where the database says that it is under this one."""
+
+
+class MasterKey:
+    """Wraps author keys and site secrets; derives the keys of HMACs. Losing it loses every text.
+
+    While it replaces a `previous` one, both open what is stored, and the database says which of them wraps:
+    rotation.py. What is derived stays what it was when the process began.
+    """
+
+    def __init__(self, encoded: str, previous: str | None = None) -> None:
+        """Each: 32 bytes in base64. Raises ConfigurationError."""
         try:
             secret = b64decode(encoded, validate=True)
         except ValueError as error:
@@ -95,23 +111,62 @@ class MasterKey:
         if len(secret) != 32:
             raise ConfigurationError("THREADLOG_MASTER_KEY: takes 32 bytes in base64")
         self._secret = secret
-        self._cipher = AESGCM(self.derived("wrap"))
+        self._cipher = AESGCM(self.own("wrap"))
+        self.fingerprint = self.own("fingerprint")[:_FINGERPRINT].hex()
+        """Names the key, and tells nothing of it."""
+        self.previous = None if previous in (None, encoded) else MasterKey(previous)
+        self._carried: Mapping[str, bytes] = {}
+        self._began_as = self
+
+    def settle(self, in_use: str | None, carried: Mapping[str, bytes]) -> None:
+        """Derive from now on as the others do: `in_use` is the fingerprint of the key that the database is
+        under, None where none was ever replaced; `carried` is what rotations have kept, by purpose."""
+        if self.previous is not None and in_use != self.fingerprint:
+            self._began_as = self.previous
+        self._carried = carried
+
+    @property
+    def session_name(self) -> str:
+        """What a session of a process that knows these keys is called, so that `Rotation` can tell."""
+        keys = (self,) if self.previous is None else (self, self.previous)
+        return " ".join(("threadlog", *(key.fingerprint for key in keys)))
 
     def derived(self, purpose: str) -> bytes:
-        """A key for one purpose: HMAC-SHA256 of the purpose's name."""
+        """A key for one purpose: HMAC-SHA256 of the purpose's name, unless an earlier one is kept."""
+        return self._carried.get(purpose) or self._began_as.own(purpose)
+
+    def also_derived(self, purpose: str) -> tuple[bytes, ...]:
+        """What else other processes may derive for this purpose while a key is being replaced."""
+        keys = (self,) if self.previous is None else (self, self.previous)
+        return tuple(key.own(purpose) for key in keys if key is not self._began_as)
+
+    def own(self, purpose: str) -> bytes:
+        """What this very key derives, whatever came before it."""
         return hmac.new(self._secret, purpose.encode(), hashlib.sha256).digest()
 
-    def wrap(self, bound_to: bytes, secret: bytes) -> bytes:
+    def wrap(self, bound_to: bytes, secret: bytes) -> Wrapped:
         """`secret` encrypted, to be opened only with the same `bound_to`."""
         nonce = os.urandom(_NONCE)
-        return nonce + self._cipher.encrypt(nonce, secret, bound_to)
+        now = nonce + self._cipher.encrypt(nonce, secret, bound_to)
+        before = now if self.previous is None else self.previous.wrap(bound_to, secret).now
+        return Wrapped(now, before, self.fingerprint)
 
     def unwrap(self, bound_to: bytes, wrapped: bytes) -> bytes:
-        """What `wrap` wrapped. Raises SealBroken where the master key is another."""
+        """What `wrap` wrapped, under this key or the previous one. Raises SealBroken where it was another."""
         try:
             return self._cipher.decrypt(wrapped[:_NONCE], wrapped[_NONCE:], bound_to)
         except (InvalidTag, ValueError) as error:
+            if self.previous is not None:
+                return self.previous.unwrap(bound_to, wrapped)
             raise SealBroken("a stored key does not open: is THREADLOG_MASTER_KEY the right one?") from error
+
+    def opens(self, bound_to: bytes, wrapped: bytes) -> bool:
+        """Whether this very key opens it, the previous one left aside."""
+        try:
+            self._cipher.decrypt(wrapped[:_NONCE], wrapped[_NONCE:], bound_to)
+        except (InvalidTag, ValueError):
+            return False
+        return True
 
 
 class Keyring:
@@ -138,7 +193,7 @@ class Keyring:
             await self._look()
         key_id = UUID(bytes=os.urandom(16), version=4)
         wrapped = self._master.wrap(key_id.bytes, os.urandom(32))
-        await self._pool.execute(QUERIES["insert_author_key"], key_id, site, author_id, wrapped)
+        await self._pool.execute(QUERIES["insert_author_key"], key_id, site, author_id, *wrapped)
         row = await self._pool.fetchrow(QUERIES["author_key"], site, author_id)
         if row is None:  # destroyed between the two statements
             return await self.for_author(site, author_id)

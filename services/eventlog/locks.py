@@ -18,3 +18,5 @@ class LockClass(IntEnum):
     """The lane's number. Held by the worker that sweeps it."""
     SNAPSHOTS = 0x746C05
     """Four bytes of a stream's id. Held by the process that writes its snapshots."""
+    ROTATION = 0x746C09
+    """0. Held by the run that rotates the master key."""

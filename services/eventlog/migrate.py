@@ -10,17 +10,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Final, cast
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
-from pogo_core.error import BadMigrationError
-from pogo_core.util import migrate as pogo
-from pogo_core.util.sql import ensure_pogo_sync, get_applied_migrations
+from pogo_core.migration import Migration, topological_sort
+from pogo_core.util.sql import (
+    ensure_pogo_sync,
+    get_applied_migrations,
+    migration_applied,
+    read_migrations,
+)
 
 import schema
-from services.errors import SchemaMismatch
+from services.errors import SchemaMismatch, Unavailable
 from services.eventlog.locks import LockClass
 
 MIGRATIONS: Final = Path(schema.__file__).parent / "migrations"
@@ -28,6 +33,10 @@ Connection = asyncpg.Connection | PoolConnectionProxy
 _log = logging.getLogger(__name__)
 _MINIMUM_SERVER: Final = 17
 _AGAIN_S: Final = 0.1
+_PATIENCE: Final = "set local lock_timeout = '300ms'"
+_REST_S: Final = 0.3
+_TRIES: Final = 200
+"""How often a migration asks for a table that is in use: for two minutes."""
 
 
 def known() -> list[str]:
@@ -45,7 +54,8 @@ async def applied(connection: Connection) -> set[str]:
 async def migrate(database_url: str, lanes: int = 1) -> list[str]:
     """Apply what is missing; the names of what was applied. `lanes` counts only for a new database.
 
-    Raises SchemaMismatch where the server is older than PostgreSQL 17 or a migration fails.
+    Raises SchemaMismatch where the server is older than PostgreSQL 17 or a migration fails, Unavailable where
+    it needs a table for itself that somebody keeps.
     """
     connection = await asyncpg.connect(database_url)
     try:
@@ -57,10 +67,11 @@ async def migrate(database_url: str, lanes: int = 1) -> list[str]:
             await asyncio.sleep(_AGAIN_S)
         before = await applied(connection)
         await ensure_pogo_sync(connection)
-        try:
-            await pogo.apply(connection, MIGRATIONS, schema_name="public", logger=_log)
-        except BadMigrationError as error:
-            raise SchemaMismatch(f"{error}: {error.__cause__}") from error
+        found = await read_migrations(MIGRATIONS, connection, schema_name="public")
+        for migration in topological_sort([one.load() for one in found]):
+            if not migration.applied:
+                _log.warning("Applying %s", migration.id)
+                await _apply(connection, migration)
         await _settle_lanes(connection, lanes)
         # Whoever reads for long keeps partitions from being made; the workers try again every hour.
         with contextlib.suppress(asyncpg.LockNotAvailableError):
@@ -68,6 +79,32 @@ async def migrate(database_url: str, lanes: int = 1) -> list[str]:
         return sorted(await applied(connection) - before)
     finally:
         await connection.close()
+
+
+async def _apply(connection: asyncpg.Connection, migration: Migration) -> None:
+    """Apply one migration, without keeping anybody waiting.
+
+    Who takes a table for itself waits for all who use it, and all who come later wait for that one: so it is
+    not waited for long, and tried again. What is made beside a transaction, as an index beside its writers,
+    takes no table, and waits for as long as need be.
+    """
+    tries = _TRIES if migration.use_transaction else 1
+    for left in reversed(range(tries)):
+        try:
+            async with connection.transaction() if migration.use_transaction else nullcontext():
+                if migration.use_transaction:
+                    await connection.execute(_PATIENCE)
+                await migration.apply(connection)
+                await migration_applied(connection, migration.id, migration.hash, schema_name="public")
+            return
+        except asyncpg.LockNotAvailableError as error:
+            if not left:
+                raise Unavailable(
+                    f"{migration.id} waits for what others hold: {error}; run it again"
+                ) from error
+            await asyncio.sleep(_REST_S)
+        except asyncpg.PostgresError as error:
+            raise SchemaMismatch(f"failed to apply {migration.id}: {error}") from error
 
 
 async def _settle_lanes(connection: asyncpg.Connection, lanes: int) -> None:

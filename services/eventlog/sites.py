@@ -56,8 +56,9 @@ class ServerKey:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A site as it is now: `version` is that of its stream. `keys` are the living server keys by their hash,
-    `guest_secret` signs the tokens of guests."""
+    """A site as it is now: `version` is that of its stream. `keys` are the living server keys by their hash.
+    `guest_secret` signs the tokens of guests; while a master key is replaced, `other_guest_secrets` do too.
+    """
 
     name: str
     stream_id: UUID
@@ -66,6 +67,7 @@ class Site:
     secrets: tuple[Secret, ...]
     keys: Mapping[bytes, ServerKey] = field(default_factory=dict, repr=False)
     guest_secret: Secret | None = None
+    other_guest_secrets: tuple[Secret, ...] = ()
 
 
 def key_hash(key: str) -> bytes:
@@ -166,6 +168,7 @@ class Sites:
             ),
             {hash: ServerKey(key_id, said, frozenset(roles)) for key_id, said, roles, hash in row["keys"]},
             Secret("HS256", self._master.derived(f"guests of {name}")),
+            tuple(Secret("HS256", key) for key in self._master.also_derived(f"guests of {name}")),
         )
 
     async def add(self, name: str, secret: bytes) -> bool:
@@ -183,7 +186,7 @@ class Sites:
             if await connection.fetchval(QUERIES["insert_site"], name, site_stream_id(name)) is None:
                 return False
             wrapped = self._master.wrap(secret_id.bytes, secret)
-            await connection.execute(QUERIES["insert_site_secret"], name, secret_id, "HS256", wrapped)
+            await connection.execute(QUERIES["insert_site_secret"], name, secret_id, "HS256", *wrapped)
         self.forget(name)
         return True
 
@@ -196,9 +199,10 @@ class Sites:
             except SealBroken as error:
                 raise ConfigurationError("THREADLOG_MASTER_KEY: is not this database's") from error
 
-    async def is_operator(self, key: str) -> bool:
-        """Whether `key` is a living server key, of whichever site, with the role of an operator."""
-        return bool(await self._pool.fetchval(QUERIES["operator_key"], key_hash(key)))
+    async def server_key(self, key: str) -> ServerKey | None:
+        """The living server key, of whichever site: for what belongs to no site."""
+        row = await self._pool.fetchrow(QUERIES["living_server_key"], key_hash(key))
+        return None if row is None else ServerKey(row["key_id"], row["name"], frozenset(row["roles"]))
 
     async def all(self) -> list[tuple[str, int, datetime]]:
         """Every site's name, settings version and time of creation."""

@@ -21,7 +21,7 @@ from services.eventlog.keys import Keyring, MasterKey, SealBroken
 from services.eventlog.log import EventLog
 from services.projection.advance import Projector
 from services.readmodel import builds, keys
-from services.readmodel.views import Views
+from services.readmodel.views import Head, Views
 from tests.integration.api_client import SITE, Client, S, T
 from tests.integration.erasing import (
     BODY,
@@ -289,7 +289,7 @@ async def test_a_projector_that_is_behind_cannot_write_a_text_back(client: Clien
     carried_out = asyncio.create_task(eraser(client).round())
     gone = "select count(*) from comments where state = 'erased'"
     await until(lambda: parts.pool.fetchval(gone), "the comment is erased")
-    await late._switch(build, whole)
+    await late._switch(build, Head.of(whole.thread), stale=False)
     await carried_out
     assert await in_redis(redis_url, NEEDLES) == []
     assert (await client.get(f"{T}/comments")).json["comments"][0]["state"] == "erased"

@@ -20,8 +20,9 @@ from services.eventlog.queries import QUERIES
 from services.ops.commands.lag import measure
 from services.ops.exits import Exit, leave, run
 from services.ops.output import print_json, table
+from services.projection.restored import Restored
 from services.settings import Settings
-from services.wiring import connect_redis, resources
+from services.wiring import connect_redis, master_key, resources
 
 _POSTGRES: Final = 170000
 _REDIS: Final = 7
@@ -108,7 +109,7 @@ async def _postgres(settings: Settings, report: _Report) -> bool:
         newer = sorted(present - set(known()))
         report.well("schema", f"newer by {', '.join(newer)}" if newer else "up to date")
         await _partitions(connection, report)
-        await _keys(connection, MasterKey(settings.master_key.get_secret_value()), report)
+        await _keys(connection, master_key(settings), report)
         await _erasures(connection, settings.erased_keys_file, report)
         return True
     except _DOWN as error:
@@ -173,10 +174,14 @@ async def _keys(connection: asyncpg.Connection, master: MasterKey, report: _Repo
                 opened += 1
     except SealBroken as error:
         report.found("keys", str(error), "set THREADLOG_MASTER_KEY to the key of this database")
+        return
+    detail = f"the master key opens {opened} of {opened} looked at" if opened else "none stored"
+    replaces = master.previous is not None
+    if replaces and await connection.fetchval(QUERIES["master_key"]) != master.fingerprint:
+        detail = "THREADLOG_MASTER_KEY has not replaced THREADLOG_MASTER_KEY_PREVIOUS yet"
+        report.found("keys", detail, "threadlog site rotate-master-key")
     else:
-        report.well(
-            "keys", f"the master key opens {opened} of {opened} looked at" if opened else "none stored"
-        )
+        report.well("keys", detail)
 
 
 async def _erasures(connection: asyncpg.Connection, path: Path | None, report: _Report) -> None:
@@ -188,7 +193,7 @@ async def _erasures(connection: asyncpg.Connection, path: Path | None, report: _
     assert row is not None
     if alive:
         detail = f"{alive:,} keys live that THREADLOG_ERASED_KEYS_FILE names: a backup was restored"
-        report.found("erasures", detail, "threadlog erase --reapply")
+        report.found("erasures", detail, "threadlog erase reapply")
     elif row["erasures"] and datetime.now(UTC) - row["since"] > _ERASING:
         detail = f"{row['erasures']:,} are not carried out, the oldest since {row['since']:%Y-%m-%d %H:%M}Z"
         report.found("erasures", detail, "check that a `threadlog worker` runs; threadlog erase --list")
@@ -233,6 +238,12 @@ async def _followers(settings: Settings, report: _Report, *, views: bool) -> Non
         async with resources(settings) as found:
             sites = await found.sites.all()
             seen = await measure(found)
+            if views and await Restored(found.views).of_another_log(found.pool):
+                report.found(
+                    "restore",
+                    "the views are of another log: a backup was restored, or another server took over",
+                    "check that a `threadlog worker` runs: it replaces those that differ",
+                )
     except _DOWN as error:
         report.found("lag", _line(error), "threadlog lag")
         return
@@ -257,7 +268,7 @@ async def _followers(settings: Settings, report: _Report, *, views: bool) -> Non
         "dead letters",
         f"{len(seen.letters):,}, the first: {letter.projection} of {site} {key!r} at {letter.version}: "
         f"{letter.reason}",
-        f"threadlog log show {site} {key!r}, then threadlog replay --site {site} --thread {key!r}",
+        "threadlog dead-letters list",
     )
 
 

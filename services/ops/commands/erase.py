@@ -23,7 +23,7 @@ _SLICE: Final = 1000
 
 
 def erase(
-    site: Annotated[str | None, typer.Argument(help="The site.")] = None,
+    site: Annotated[str | None, typer.Argument(help="The site; or `reapply`, which is --reapply.")] = None,
     sub: Annotated[
         str | None, typer.Argument(help="Whom: the site's own id of a person, or a guest's.")
     ] = None,
@@ -40,6 +40,8 @@ def erase(
 ) -> None:
     """Erase a person: destroy their key at once, and have the workers mark what they wrote. There is no way
     back."""
+    if site == "reapply" and sub is None:  # no person is erased without their name
+        site, reapply = None, True
     if show + reapply + (sub is not None) != 1 or (reapply and site is not None):
         raise UsageRefused("whom? SITE SUB, or --list [SITE], or --reapply")
     settings = Settings.load()
