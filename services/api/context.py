@@ -13,11 +13,12 @@ from aiohttp import hdrs, web
 from asyncpg.pgproto import pgproto
 from multidict import istr
 
-from services.api.auth import Caller, acting_as
+from services.api.auth import Caller, acting_as, bearer, caller_of
 from services.api.deps import API
 from services.api.headers import X_REQUEST_ID
 from services.api.limits.admission import admit
 from services.api.problems import Problem
+from services.api.tokens import invalid
 from services.core.addresses import (
     decode_thread_key,
     encode_thread_key,
@@ -26,7 +27,7 @@ from services.core.addresses import (
 )
 from services.core.pagejson import PUBLIC, Reader
 from services.errors import CommentNotFound, SiteNotFound
-from services.eventlog.sites import Site
+from services.eventlog.sites import KEY_PREFIX, Site
 
 REQUEST_ID: Final = web.RequestKey("request_id", str)
 SITE: Final = web.RequestKey("site", Site)
@@ -144,7 +145,7 @@ async def visit(
     Raises SiteNotFound, Problem.
     """
     if not any_media:
-        _acceptable(request)
+        acceptable(request)
     api = request.app[API]
     name = request.match_info["site"]
     site = await api.sites.get(name)
@@ -167,7 +168,35 @@ async def visit(
     return Visit(site, caller)
 
 
-def _acceptable(request: web.Request) -> None:
+async def operator(request: web.Request) -> Caller:
+    """The operator who asks for what belongs to no site: by a server key with that role, of whichever site.
+
+    A token is a site's, and signs nobody in here. Raises Problem `unauthenticated`, `token-invalid` or
+    `forbidden`.
+    """
+    header = single(request, hdrs.AUTHORIZATION)
+    caller = None
+    if header is not None:
+        caller = await _of_server_key(request, bearer(header))
+    if ACT_AS in request.headers:
+        caller = acting_as(caller, single(request, ACT_AS) or "")
+    if caller is None:
+        raise Problem("unauthenticated")
+    if not caller.operator:
+        raise Problem("forbidden", "this is for operators")
+    return caller
+
+
+async def _of_server_key(request: web.Request, token: str) -> Caller:
+    known = None
+    if token.startswith(KEY_PREFIX) and token.isascii():
+        known = await request.app[API].sites.server_key(token)
+    if known is None:
+        raise invalid("is no server key: what belongs to no site is for operators")
+    return caller_of(known)
+
+
+def acceptable(request: web.Request) -> None:
     """Raises Problem `not-acceptable` where Accept leaves JSON out (RFC 9110, section 12.5.1)."""
     given = request.headers.get(hdrs.ACCEPT)
     if given is None or given in _ANYTHING:

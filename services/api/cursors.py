@@ -10,6 +10,7 @@ import base64
 import binascii
 import hmac
 import struct
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
@@ -22,6 +23,7 @@ from services.errors import CursorInvalid
 _VERSION: Final = b"\x01"
 _MAC: Final = 8
 _LONGEST: Final = 64
+"""Characters of a cursor, at most, beside those that hold a place for each lane."""
 _SORTS: Final[dict[Sort, bytes]] = {
     "oldest": b"o",
     "newest": b"n",
@@ -32,6 +34,7 @@ _SORTS: Final[dict[Sort, bytes]] = {
 _PLACE: Final = struct.Struct(">IId")
 _NUMBER: Final = struct.Struct(">Q")
 _DATED: Final = struct.Struct(">q16s")
+_LANED: Final = struct.Struct(">BQ")
 
 
 class Cursors:
@@ -76,11 +79,20 @@ class Cursors:
         since, last = _DATED.unpack(self._open(b"d" + scope, cursor, _DATED.size))
         return EPOCH + timedelta(microseconds=since), UUID(bytes=last)
 
+    def laned(self, scope: bytes, positions: Mapping[int, int]) -> str:
+        """Goes on after these positions of the lanes, in the list that `scope` names."""
+        payload = b"".join(_LANED.pack(*place) for place in sorted(positions.items()))
+        return self._seal(b"l" + scope, payload)
+
+    def positions(self, scope: bytes, cursor: str, lanes: int) -> dict[int, int]:
+        """The position of each lane in a cursor of the list that `scope` names. Raises CursorInvalid."""
+        return dict(_LANED.iter_unpack(self._open(b"l" + scope, cursor, lanes * _LANED.size)))
+
     def _seal(self, scope: bytes, payload: bytes) -> str:
         return base64.urlsafe_b64encode(_VERSION + payload + self._mac(scope, payload)).rstrip(b"=").decode()
 
     def _open(self, scope: bytes, cursor: str, size: int) -> bytes:
-        if len(cursor) > _LONGEST or not cursor.isascii():
+        if len(cursor) > _LONGEST + 2 * size or not cursor.isascii():
             raise CursorInvalid("the cursor was not made by this list")
         try:
             raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)

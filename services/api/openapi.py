@@ -46,6 +46,7 @@ _WHO: Final = {
     "moderator": "For moderators.",
     "overseer": "For moderators and operators.",
     "admin": "For the site's admins.",
+    "operator": "For operators, by a server key of any site.",
     "network": "For the networks that the settings name, and for operators.",
 }
 _HEADERS: Final[_Json] = {
@@ -203,6 +204,8 @@ def _security(route: Route) -> list[_Json]:
     """Any one of them will do."""
     if route.who == "network":
         return [{}, {"serverKey": []}]
+    if route.who == "operator":
+        return [{"serverKey": []}]
     if not route.path.startswith("/v1/"):
         return []
     signed_in: list[_Json] = [{"bearer": []}, {"serverKey": []}]

@@ -128,6 +128,18 @@ class EventsQuery(ReadQuery):
     limit: Annotated[int, Field(ge=1, le=1000), _WHOLE] = 100
 
 
+class LogQuery(Query):
+    """Of the whole log."""
+
+    # It holds a place for each lane.
+    after: Annotated[str, Field(max_length=1024)] | None = Field(
+        None, description="The cursor of the answer before; without it, from the beginning."
+    )
+    limit: Annotated[int, Field(ge=1, le=1000), _WHOLE] = 100
+    site: str | None = Field(None, max_length=63, description="Of this site alone.")
+    open: Literal["0", "1"] = Field("0", description="1: with what is sealed, as far as its key lives.")
+
+
 class LiveQuery(Query):
     """Of a thread's live stream."""
 

@@ -20,7 +20,7 @@ _AT_SITES: Final[tuple[Code, ...]] = (
     "unavailable",
 )
 _OF_BODIES: Final[tuple[Code, ...]] = ("request-timeout", "too-large", "not-json")
-_ROLES: Final = frozenset({"member", "moderator", "overseer", "admin", "network"})
+_ROLES: Final = frozenset({"member", "moderator", "overseer", "admin", "operator", "network"})
 """Whom a route is for where others, signed in, are refused."""
 
 

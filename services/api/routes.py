@@ -17,6 +17,7 @@ from services.api import (
     feeds,
     guests,
     health,
+    log,
     me,
     mine,
     newest,
@@ -35,7 +36,7 @@ from services.api.live import streams
 from services.api.problems import Code
 from services.core.site import SiteSettings
 
-Who = Literal["anyone", "signed in", "member", "moderator", "overseer", "admin", "network"]
+Who = Literal["anyone", "signed in", "member", "moderator", "overseer", "admin", "operator", "network"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,6 +341,15 @@ ROUTES: Final[tuple[Route, ...]] = (
         who="signed in",
         answers={202: shapes.ErasureShape},
         idempotent=True,
+    ),
+    Route(
+        "GET",
+        "/v1/events",
+        log.events,
+        "The whole log",
+        who="operator",
+        query=queries.LogQuery,
+        answers={200: shapes.LogShape},
     ),
     Route("GET", "/healthz", health.healthz, "Whether the process lives", answers={200: shapes.HealthShape}),
     Route(

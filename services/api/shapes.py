@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
+from schema.events.payloads import Badge
+
 Id = Annotated[str, Field(json_schema_extra={"format": "uuid"})]
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
@@ -23,7 +25,7 @@ class AuthorShape(Shape):
     id: str
     name: str | None
     avatar: str | None
-    badge: str | None
+    badge: Badge | None
 
 
 class GuestShape(Shape):
@@ -165,7 +167,9 @@ class EventShape(Shape):
     correlation_id: str | None
     causation_id: Id | None
     recorded_at: Time
-    data: dict[str, object]
+    data: dict[str, object] | None
+    """None where it is no JSON object, and in `data_base64`."""
+    data_base64: str | None = None
     hash: str
 
 
@@ -203,6 +207,22 @@ class EventsShape(Shape):
 
     items: list[EventShape]
     after: int | None
+
+
+class LogEventShape(EventShape):
+    """An event of the whole log. `opened` and `shut` are there where `open=1` asked for them: what is sealed
+    in it, or why that stays shut; both null where nothing is."""
+
+    opened: dict[str, str] | None = None
+    shut: Literal["no key", "broken"] | None = None
+
+
+class LogShape(Shape):
+    """Events of all streams, each stream's in order; without any, that was all for now. `after` is where to
+    go on, always."""
+
+    items: list[LogEventShape]
+    after: str
 
 
 class NamedThreadShape(Shape):

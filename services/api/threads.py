@@ -7,7 +7,6 @@ from typing import Literal
 import orjson
 from aiohttp import web
 
-from schema.events.envelope import Recorded
 from services.api import outcomes
 from services.api.answers import etag, head_of, read, remembered, tag_of, written
 from services.api.asking import ASKING
@@ -20,8 +19,8 @@ from services.api.queries import EventsQuery, NoQuery, query_of
 from services.api.writing import command_fields
 from services.core.commands import ChangeThread
 from services.core.pagejson import thread_json
-from services.core.thread import timestamp
 from services.errors import VersionNotReached
+from services.eventlog.lines import recorded
 from services.readmodel.records import Head
 
 
@@ -84,21 +83,3 @@ async def events(request: web.Request) -> web.Response:
     name = head_of(Head(version, last_hash), thread.key)
     tag = etag(name, thread.stream_id, here, "events", query.after, query.limit)
     return read(request, here, body, tag, version)
-
-
-def recorded(event: Recorded) -> dict[str, object]:
-    """An event as recorded (contract, section 12)."""
-    return {
-        "position": event.position,
-        "stream": str(event.stream_id),
-        "version": event.version,
-        "event_id": str(event.event_id),
-        "type": event.type,
-        "schema_version": event.schema_version,
-        "actor": event.actor_id,
-        "correlation_id": event.correlation_id,
-        "causation_id": None if event.causation_id is None else str(event.causation_id),
-        "recorded_at": timestamp(event.recorded_at),
-        "data": orjson.Fragment(event.data),
-        "hash": event.hash.hex(),
-    }

@@ -1,4 +1,4 @@
-"""`threadlog import`: comments of another system, with their authors and times."""
+"""`threadlog import`: comments of another system, with their authors and times; another threadlog's log."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Annotated, BinaryIO, Final, Self, TypeAlias
 import typer
 
 from services.core.addresses import check_site, check_thread_key
+from services.ops.commands.import_log import import_file
 from services.ops.exits import UsageRefused, run
 from services.ops.importers.jsonl import read_jsonl
 from services.ops.importers.records import AuthorId, ImportRefused, Record, Report, Tally
@@ -73,6 +74,25 @@ def jsonl(
             lambda author_id: read_jsonl(stream, thread_key=thread, author_id=author_id),
             as_json,
         )
+
+
+@app.command(epilog="Example: threadlog import log blog.jsonl.zst --key-file transfer.key")
+def log(
+    file: File,
+    site: Annotated[
+        str | None, typer.Option("--site", "-s", help="Refuse a file of another site than this.")
+    ] = None,
+    key_file: Annotated[
+        Path | None,
+        typer.Option(help="The file that `export --with-keys` made.", exists=True, dir_okay=False),
+    ] = None,
+    settings: Annotated[
+        bool, typer.Option("--settings/--no-settings", help="With the site's own events: its settings.")
+    ] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Import the log that `threadlog export` wrote: the same events, with the same hashes."""
+    run(import_file(Settings.load(), file, site, key_file, settings_too=settings, as_json=as_json))
 
 
 def _run(stream: BinaryIO, site: str, records: Open, as_json: bool) -> None:

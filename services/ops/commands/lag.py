@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 from uuid import UUID
@@ -12,35 +12,42 @@ import typer
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from services.eventlog.checkpoints import DeadLetter, DeadLetters, Followed, LaneCheckpoints, Span
-from services.eventlog.queries import QUERIES
+from services.eventlog.checkpoints import DeadLetter, DeadLetters, LaneCheckpoints, Projection
 from services.ops.exits import Exit, leave, run
 from services.ops.output import print_json, say, table
 from services.pokes import QUEUES, queue_key
 from services.readmodel.records import Head
 from services.settings import Settings
 from services.wiring import Resources, connect_redis, resources
+from services.workers.sweeper import lacking
 
 WINDOW: Final = 10_000
 """Positions of a lane that are looked at, from where the sweeper saw that all was caught up."""
 
 _LETTERS: Final = 100
+_HEADS: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class LaneLag:
     """One lane: its head, and up to which position every view and every inbox is. `behind` counts threads,
-    `seconds` is the age of the oldest event that one of them lacks. `whole` is False where the lane has more
-    to look at than WINDOW positions."""
+    the seconds are the age of the oldest event that a view or an inbox lacks. What is said of views is None
+    where Redis is away. `whole` is False where the lane has more to look at than WINDOW positions."""
 
     lane: int
     head: int
     swept: int
-    projected: int
+    projected: int | None
     notified: int
     behind: int
-    seconds: float
+    unprojected_seconds: float | None
+    unnotified_seconds: float
     whole: bool
+
+    @property
+    def seconds(self) -> float:
+        """The age of the oldest event that either lacks."""
+        return max(self.unprojected_seconds or 0.0, self.unnotified_seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +58,9 @@ class Lagging:
     queues: dict[str, int] | None
     """Messages that wait, by actor; None where the broker is away."""
     letters: list[DeadLetter]
+    """The first of them."""
+    parked: dict[Projection, int]
+    """How many dead letters there are of each projection."""
     names: dict[UUID, tuple[str, str | None]]
     """Site and key of the streams with dead letters."""
 
@@ -61,20 +71,25 @@ class Lagging:
 
 
 def lag(
+    max_seconds: Annotated[
+        float | None,
+        typer.Option(min=0, help="Exit 1 where an event that a view or an inbox lacks is older than this."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """How far views and notifications are behind the log. Exits 1 where there are dead letters."""
-    leave(run(_lag(Settings.load(), as_json)))
+    leave(run(_lag(Settings.load(), max_seconds, as_json)))
 
 
-async def _lag(settings: Settings, as_json: bool) -> Exit:
+async def _lag(settings: Settings, max_seconds: float | None, as_json: bool) -> Exit:
     async with resources(settings) as found:
         seen = await measure(found)
     if as_json:
         print_json(_json(seen))
     else:
         _print(seen)
-    return Exit.FOUND if seen.letters else Exit.DONE
+    late = max_seconds is not None and seen.seconds > max_seconds
+    return Exit.FOUND if late or seen.letters else Exit.DONE
 
 
 async def measure(found: Resources) -> Lagging:
@@ -82,49 +97,63 @@ async def measure(found: Resources) -> Lagging:
     async with found.pool.acquire() as connection:
         checkpoints = LaneCheckpoints(connection)  # type: ignore[arg-type]
         lanes = [await _lane(found, checkpoints, lane) for lane in sorted(await found.log.lanes())]
-    letters = await DeadLetters(found.pool, "").page(limit=_LETTERS)
-    rows = await found.pool.fetch(QUERIES["names_of"], [letter.stream_id for letter in letters])
-    names = {row["stream_id"]: (row["site"], row["key"]) for row in rows}
-    return Lagging(lanes, await queue_depths(found.settings.broker), letters, names)
+    letters = DeadLetters(found.pool)
+    some = await letters.page(limit=_LETTERS)
+    names = await found.log.names([letter.stream_id for letter in some])
+    queues = await queue_depths(found.settings.broker)
+    return Lagging(lanes, queues, some, await letters.counts(), names)
 
 
 async def _lane(found: Resources, checkpoints: LaneCheckpoints, lane: int) -> LaneLag:
     swept = await checkpoints.position(lane)
-    head = await checkpoints.head(lane)
+    head_position = await checkpoints.head(lane)
     spans = await checkpoints.window(lane, swept, WINDOW, 0.0)
     threads = [span for span in spans if span.thread]
-    ids = [span.stream_id for span in threads]
-    try:
-        heads = await found.views.heads(ids)
-    except RedisError:
-        heads = {}
-    followed = await checkpoints.followed(ids)
-    unprojected = [span for span in threads if _unprojected(span, heads.get(span.stream_id))]
-    unnotified = [span for span in threads if _unnotified(span, followed.get(span.stream_id))]
-    behind = {span.stream_id: span for span in (*unprojected, *unnotified)}
-    now = datetime.now(UTC)
-    oldest = min((span.recorded_at for span in behind.values()), default=now)
-    seen = min(head, swept + WINDOW)
+    heads = await _heads(found, [span.stream_id for span in threads])
+    followed = await checkpoints.followed([span.stream_id for span in threads])
+    behind: dict[Projection, dict[UUID, int]] = {projection: {} for projection in Projection}
+    for span in threads:
+        head = None if heads is None else heads.get(span.stream_id)
+        notifier = followed.get(span.stream_id)
+        reached = {
+            Projection.VIEW: 0 if head is None else head.version,
+            Projection.NOTIFICATIONS: 0 if notifier is None else notifier.notified,
+        }
+        for projection in lacking(span.version, notifier, head):
+            behind[projection][span.stream_id] = reached[projection] + 1
+    views = await checkpoints.first_of(behind[Projection.VIEW])
+    inboxes = await checkpoints.first_of(behind[Projection.NOTIFICATIONS])
+    seen = min(head_position, swept + WINDOW)
     return LaneLag(
         lane=lane,
-        head=head,
+        head=head_position,
         swept=swept,
-        projected=min((span.first - 1 for span in unprojected), default=seen),
-        notified=min((span.first - 1 for span in unnotified), default=seen),
-        behind=len(behind),
-        seconds=max(0.0, (now - oldest).total_seconds()),
-        whole=seen == head,
+        projected=None if heads is None else _reached(views, seen),
+        notified=_reached(inboxes, seen),
+        behind=len(behind[Projection.VIEW].keys() | behind[Projection.NOTIFICATIONS].keys()),
+        unprojected_seconds=None if heads is None else _age(views),
+        unnotified_seconds=_age(inboxes),
+        whole=seen == head_position,
     )
 
 
-def _unprojected(span: Span, head: Head | None) -> bool:
-    # A thread without a view is not behind: the next read builds it.
-    return head is not None and not head.stale and head.version < span.version
+async def _heads(found: Resources, stream_ids: list[UUID]) -> dict[UUID, Head] | None:
+    """The heads of the views that are there; None where Redis is away."""
+    heads: dict[UUID, Head] = {}
+    try:
+        for start in range(0, len(stream_ids), _HEADS):
+            heads |= await found.views.heads(stream_ids[start : start + _HEADS])
+    except RedisError:
+        return None
+    return heads
 
 
-def _unnotified(span: Span, followed: Followed | None) -> bool:
-    notified = 0 if followed is None else followed.notified
-    return notified < span.version and not (followed and "notifications" in followed.parked)
+def _reached(first: tuple[int, datetime] | None, seen: int) -> int:
+    return seen if first is None else first[0] - 1
+
+
+def _age(first: tuple[int, datetime] | None) -> float:
+    return 0.0 if first is None else max(0.0, (datetime.now(UTC) - first[1]).total_seconds())
 
 
 async def queue_depths(broker: str) -> dict[str, int] | None:
@@ -140,12 +169,17 @@ async def queue_depths(broker: str) -> dict[str, int] | None:
 
 def _print(seen: Lagging) -> None:
     table(
-        ("lane", "head", "projected", "notified", "threads behind", "oldest, s"),
+        ("lane", "head", "projected", "oldest, s", "notified", "oldest, s", "threads behind"),
         [
-            (lane.lane, lane.head, lane.projected, lane.notified, lane.behind, lane.seconds)
+            (
+                *(lane.lane, lane.head, lane.projected, lane.unprojected_seconds),
+                *(lane.notified, lane.unnotified_seconds, lane.behind),
+            )
             for lane in seen.lanes
         ],
     )
+    if any(lane.projected is None for lane in seen.lanes):
+        say("views: Redis does not answer; pages come from the log")
     for lane in seen.lanes:
         if not lane.whole:
             say(f"lane {lane.lane}: {lane.head - lane.swept:,} events are unswept; {WINDOW:,} were looked at")
@@ -157,7 +191,9 @@ def _print(seen: Lagging) -> None:
     if not seen.letters:
         say("dead letters: none")
         return
-    say("dead letters:")
+    counts = ", ".join(f"{count:,} {projection}" for projection, count in seen.parked.items() if count)
+    shown = f"; the first {len(seen.letters)}" if sum(seen.parked.values()) > len(seen.letters) else ""
+    say(f"dead letters: {counts}{shown} (threadlog dead-letters list)")
     table(
         ("projection", "site", "thread", "version", "event", "reason"),
         [
@@ -173,8 +209,9 @@ def _name(seen: Lagging, letter: DeadLetter) -> tuple[str, str | None]:
 
 def _json(seen: Lagging) -> dict[str, Any]:
     return {
-        "lanes": seen.lanes,
+        "lanes": [asdict(lane) | {"seconds": lane.seconds} for lane in seen.lanes],
         "queues": seen.queues,
+        "dead_letter_counts": seen.parked,
         "dead_letters": list(_letters(seen)),
     }
 

@@ -29,6 +29,7 @@ from services.errors import KeyDestroyed, ParentNotFound, Refusal, SiteNotFound,
 from services.eventlog.appenders import Appenders
 from services.eventlog.batch import Appended
 from services.eventlog.keys import AuthorKey, MasterKey
+from services.eventlog.rotation import OF_SITE
 from services.ops.importers.plan import Placeholder, Planned, Spool
 from services.ops.importers.records import (
     AuthorId,
@@ -72,7 +73,7 @@ def author_hmac(master: MasterKey, site: str) -> AuthorId:
     Its key follows from the master key, so nobody without that finds an address by trying; nor can the
     authors of two sites be matched.
     """
-    key = master.derived(f"import authors of {site}")
+    key = master.derived(OF_SITE.format(site=site))
 
     def author_id(address: str, name: str) -> str:
         message = f"{address}\0{name}".encode("utf-8", "surrogatepass")
