@@ -5,7 +5,7 @@ Everything here is a projection of the log; `verify` compares it and a replay re
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -15,6 +15,7 @@ import asyncpg
 import orjson
 from asyncpg.pool import PoolConnectionProxy
 
+from services.core.addresses import lane_of
 from services.core.site import SiteState
 from services.core.thread import Comment, ThreadState
 from services.eventlog.queries import QUERIES
@@ -57,7 +58,11 @@ COMMENT: Final = (
     "down",
     "site",
 )
+REPORT: Final = ("version",)
 VOTE: Final = ("value", "version")
+
+SLICE: Final = 10_000
+"""Rows looked at by one statement where all of a table are."""
 
 
 @dataclass(slots=True)
@@ -71,6 +76,8 @@ class DecisionState:
     reports: dict[tuple[UUID, str], int] = field(default_factory=dict)
     votes: dict[tuple[UUID, str], tuple[int, int]] = field(default_factory=dict)
     """Value and version of each vote."""
+    misplaced: list[Difference] = field(default_factory=list)
+    """What tells of a lane or a stream that the rows do not belong to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,42 +160,62 @@ def of_site(site: SiteState, recorded_at: datetime) -> DecisionState:
     return DecisionState(end=site.version, stream=site_row(site, recorded_at))
 
 
-async def stored(connection: Connection, stream_id: UUID) -> DecisionState:
-    """The rows of a stream. Run it in a transaction whose snapshot holds them together."""
-    end = await connection.fetchval(QUERIES["stream_end"], stream_id)
-    found = await connection.fetchrow(QUERIES["stream_state"], stream_id)
-    comments = await connection.fetch(QUERIES["comments_state"], stream_id)
-    reports = await connection.fetch(QUERIES["reports_state"], stream_id)
-    votes = await connection.fetch(QUERIES["votes_state"], stream_id)
-    stream = None
-    if found is not None:
-        *values, settings = tuple(found)
-        stream = (*values, None if settings is None else orjson.loads(settings))
-    return DecisionState(
-        end or 0,
-        stream,
-        {row["comment_id"]: tuple(row) for row in comments},
-        {(row["comment_id"], row["reporter_id"]): row["version"] for row in reports},
-        {(row["comment_id"], row["voter_id"]): (row["value"], row["version"]) for row in votes},
-    )
+async def ends(connection: Connection, stream_ids: Collection[UUID]) -> dict[UUID, int]:
+    """The version of the last event of each of these streams; 0 where there is none."""
+    rows = await connection.fetch(QUERIES["stream_ends_in_log"], list(stream_ids))
+    return {row["stream_id"]: row["version"] or 0 for row in rows}
+
+
+async def stored(connection: Connection, at: Mapping[UUID, int], lanes: int) -> dict[UUID, DecisionState]:
+    """The rows of streams, whose last events have the versions `at`; there are `lanes` lanes.
+
+    Run it in a transaction whose snapshot holds the rows and the events together.
+    """
+    asked = list(at)
+    found = {stream_id: DecisionState(end) for stream_id, end in at.items()}
+    for stream_id, lane, *values, settings in await connection.fetch(QUERIES["streams_state"], asked):
+        kept = found[stream_id]
+        kept.stream = (*values, None if settings is None else orjson.loads(settings))
+        if lane != (due := lane_of(stream_id, lanes)):
+            kept.misplaced.append(Difference("streams", "lane", lane, due))
+    for of_stream, *row in await connection.fetch(QUERIES["comments_state"], asked):
+        found[of_stream].comments[row[0]] = tuple(row)
+    for of_stream, comment_id, who, stream_id, version in await connection.fetch(
+        QUERIES["reports_state"], asked
+    ):
+        kept = found[of_stream]
+        kept.reports[comment_id, who] = version
+        kept.misplaced += _misplaced("reports", (comment_id, who), stream_id, of_stream)
+    for of_stream, comment_id, who, stream_id, *vote in await connection.fetch(QUERIES["votes_state"], asked):
+        kept = found[of_stream]
+        if (comment_id, who) not in kept.votes:  # there is a row for each event of the voter's
+            kept.misplaced += _misplaced("votes", (comment_id, who), stream_id, of_stream)
+        kept.votes[comment_id, who] = (vote[0], vote[1])
+    return found
+
+
+def _misplaced(kind: str, pair: tuple[UUID, str], stream_id: UUID, of_stream: UUID) -> Iterator[Difference]:
+    if stream_id != of_stream:
+        yield Difference(kind, f"{pair[0]} by {pair[1]}: stream_id", stream_id, of_stream)
 
 
 def differences(kept: DecisionState, replayed: DecisionState) -> Iterator[Difference]:
     """Each value of the stored state that is not what the log gives."""
+    yield from kept.misplaced
     yield from _compare("streams", "", STREAM, kept.stream, replayed.stream)
-    for comment_id in kept.comments.keys() | replayed.comments.keys():
-        yield from _compare(
-            "comments",
-            str(comment_id),
-            COMMENT,
-            kept.comments.get(comment_id),
-            replayed.comments.get(comment_id),
-        )
-    for pair in kept.reports.keys() | replayed.reports.keys():
-        before, after = kept.reports.get(pair), replayed.reports.get(pair)
+    for comment_id in sorted(kept.comments.keys() | replayed.comments.keys()):
+        before, after = kept.comments.get(comment_id), replayed.comments.get(comment_id)
         if before != after:
-            yield Difference("reports", f"{pair[0]} by {pair[1]}", before, after)
-    for pair in kept.votes.keys() | replayed.votes.keys():
+            row = after or before
+            path = f"{comment_id} (version {row[COMMENT.index('posted')]})" if row else str(comment_id)
+            yield from _compare("comments", path, COMMENT, before, after)
+    for pair in sorted(kept.reports.keys() | replayed.reports.keys()):
+        was, is_ = kept.reports.get(pair), replayed.reports.get(pair)
+        path = f"{pair[0]} by {pair[1]}"
+        yield from _compare(
+            "reports", path, REPORT, None if was is None else (was,), None if is_ is None else (is_,)
+        )
+    for pair in sorted(kept.votes.keys() | replayed.votes.keys()):
         path = f"{pair[0]} by {pair[1]}"
         yield from _compare("votes", path, VOTE, kept.votes.get(pair), replayed.votes.get(pair))
 
@@ -203,7 +230,7 @@ def _compare(
         return
     for name, before, after in zip(names, kept, replayed, strict=True):
         if before != after:
-            yield Difference(kind, f"{path}.{name}" if path else name, before, after)
+            yield Difference(kind, f"{path}: {name}" if path else name, before, after)
 
 
 def _there(row: Row | None) -> str:
@@ -211,15 +238,40 @@ def _there(row: Row | None) -> str:
 
 
 async def strays(connection: Connection, limit: int) -> DecisionState:
-    """Rows of all streams, at most `limit` of each table, that no event made."""
-    comments = await connection.fetch(QUERIES["stray_comments"], limit)
-    reports = await connection.fetch(QUERIES["stray_reports"], limit)
-    votes = await connection.fetch(QUERIES["stray_votes"], limit)
-    return DecisionState(
-        comments={row["comment_id"]: () for row in comments},
-        reports={(row["comment_id"], row["reporter_id"]): 0 for row in reports},
-        votes={(row["comment_id"], row["voter_id"]): (0, 0) for row in votes},
-    )
+    """Rows of all streams, at least `limit` of each table where there are so many, that no event made."""
+    found = DecisionState()
+    async for one in comment_strays(connection):
+        found.comments |= dict.fromkeys(one, ())
+        if len(found.comments) >= limit:
+            break
+    async for pairs in pair_strays(connection, "stray_reports"):
+        found.reports |= dict.fromkeys(pairs, 0)
+        if len(found.reports) >= limit:
+            break
+    async for pairs in pair_strays(connection, "stray_votes"):
+        found.votes |= dict.fromkeys(pairs, (0, 0))
+        if len(found.votes) >= limit:
+            break
+    return found
+
+
+async def comment_strays(connection: Connection) -> AsyncIterator[list[UUID]]:
+    """The comments that no event made, as they are found."""
+    after = UUID(int=0)
+    while rows := await connection.fetch(QUERIES["stray_comments"], after, SLICE):
+        if found := [row["comment_id"] for row in rows if row["stray"]]:
+            yield found
+        after = rows[-1]["comment_id"]
+
+
+async def pair_strays(connection: Connection, query: str) -> AsyncIterator[list[tuple[UUID, str]]]:
+    """The reports (`stray_reports`) or votes (`stray_votes`) that no event made, as they are found: comment
+    and person."""
+    after = (UUID(int=0), "")
+    while rows := await connection.fetch(QUERIES[query], *after, SLICE):
+        if found := [(row[0], row[1]) for row in rows if row["stray"]]:
+            yield found
+        after = rows[-1][0], rows[-1][1]
 
 
 async def remove(connection: Connection, rows: DecisionState) -> int:
@@ -262,18 +314,6 @@ class Suspects:
                 frozenset(reports[start : start + size]),
                 frozenset(votes[start : start + size]),
             )
-
-
-def suspects(kept: DecisionState, replayed: DecisionState) -> Suspects:
-    """The rows that a repair must look at."""
-    return Suspects(
-        stream=replayed.stream is not None and kept.stream != replayed.stream,
-        comments=frozenset(key for key, row in replayed.comments.items() if kept.comments.get(key) != row),
-        reports=frozenset(
-            key for key, version in replayed.reports.items() if kept.reports.get(key) != version
-        ),
-        votes=frozenset(key for key, vote in replayed.votes.items() if kept.votes.get(key) != vote),
-    )
 
 
 async def repair(connection: Connection, lane: int, thread: ThreadState, rows: Suspects) -> None:
