@@ -8,7 +8,7 @@ from typing import Final
 from schema.events.envelope import micros
 from schema.events.registry import UPCASTERS, PayloadInvalid, TypeUnknown
 from services.core.segments import EDITED, EDITOR, EDITORS, MARKS, REVISION, SINCE, TEXT
-from services.core.structure import Payload, Step, Structure
+from services.core.structure import AnyStep, Payload, Structure
 from services.core.thread import TALLY, CommentState
 
 
@@ -22,7 +22,7 @@ class Unfoldable(Exception):
         self.unknown = unknown
 
 
-def read_payloads(steps: Iterable[Step]) -> tuple[list[Payload], Unfoldable | None]:
+def read_payloads(steps: Iterable[AnyStep]) -> tuple[list[Payload], Unfoldable | None]:
     """What the events hold, up to the first that this release does not know."""
     read: list[Payload] = []
     payload_of = UPCASTERS.payload
@@ -36,7 +36,7 @@ def read_payloads(steps: Iterable[Step]) -> tuple[list[Payload], Unfoldable | No
     return read, None
 
 
-def fold(thread: Structure, steps: Iterable[Step], payloads: Iterable[Payload]) -> None:
+def fold(thread: Structure, steps: Iterable[AnyStep], payloads: Iterable[Payload]) -> None:
     """Fold the steps that have payloads, which follow on the thread's version, in place.
 
     Raises Missing and Unfoldable: the steps before are folded then.
@@ -56,19 +56,19 @@ def fold(thread: Structure, steps: Iterable[Step], payloads: Iterable[Payload]) 
         thread.version, thread.last_hash = version, step.hash
 
 
-def _comment_posted(thread: Structure, step: Step, payload: Payload) -> None:
+def _comment_posted(thread: Structure, step: AnyStep, payload: Payload) -> None:
     tombstone = payload.get("tombstone")
     thread.add(step, payload, 0, 0, CommentState.DELETED if tombstone else CommentState.VISIBLE)
 
 
-def _reply_posted(thread: Structure, step: Step, payload: Payload) -> None:
+def _reply_posted(thread: Structure, step: AnyStep, payload: Payload) -> None:
     above = thread.ordinal(payload["parent"])
     if above is None:
         raise ValueError(f"no comment was posted at version {payload['parent']}")
     thread.add(step, payload, above + 1, payload["depth"], CommentState.VISIBLE)
 
 
-def _comment_edited(thread: Structure, step: Step, payload: Payload) -> None:
+def _comment_edited(thread: Structure, step: AnyStep, payload: Payload) -> None:
     ordinal = thread.subject(payload)
     marks, index = thread.column(MARKS, ordinal)
     revision, editor = int(payload["revision"]), EDITORS.index(payload["by"])
@@ -77,8 +77,8 @@ def _comment_edited(thread: Structure, step: Step, payload: Payload) -> None:
     marks[REVISION][index], marks[TEXT][index], marks[SINCE][index] = revision, since, since
 
 
-def _moved_to(state: CommentState) -> Callable[[Structure, Step, Payload], None]:
-    def moved(thread: Structure, step: Step, payload: Payload) -> None:
+def _moved_to(state: CommentState) -> Callable[[Structure, AnyStep, Payload], None]:
+    def moved(thread: Structure, step: AnyStep, payload: Payload) -> None:
         ordinal = thread.subject(payload)
         thread.move(ordinal, state)
         thread.touch(ordinal, step.version)
@@ -86,33 +86,33 @@ def _moved_to(state: CommentState) -> Callable[[Structure, Step, Payload], None]
     return moved
 
 
-def _comment_reported(thread: Structure, step: Step, payload: Payload) -> None:
+def _comment_reported(thread: Structure, step: AnyStep, payload: Payload) -> None:
     thread.touch(thread.subject(payload), step.version)
 
 
-def _comment_voted(thread: Structure, step: Step, payload: Payload) -> None:
+def _comment_voted(thread: Structure, step: AnyStep, payload: Payload) -> None:
     ordinal = thread.subject(payload)
     (up, down), (up_before, down_before) = TALLY[payload["value"]], TALLY[payload["previous"]]
     thread.vote(ordinal, up - up_before, down - down_before)
     thread.touch(ordinal, step.version)
 
 
-def _thread_described(thread: Structure, _step: Step, payload: Payload) -> None:
+def _thread_described(thread: Structure, _step: AnyStep, payload: Payload) -> None:
     title, url, by = payload["title"], payload["url"], payload["by"]
     if opens := payload.get("opens"):
         thread.site, thread.key = opens["site"], opens["key"]
     thread.title, thread.url, thread.described_by = title, url, by
 
 
-def _thread_closed(thread: Structure, _step: Step, _payload: Payload) -> None:
+def _thread_closed(thread: Structure, _step: AnyStep, _payload: Payload) -> None:
     thread.closed = True
 
 
-def _thread_reopened(thread: Structure, _step: Step, _payload: Payload) -> None:
+def _thread_reopened(thread: Structure, _step: AnyStep, _payload: Payload) -> None:
     thread.closed = False
 
 
-APPLY: Final[dict[str, Callable[[Structure, Step, Payload], None]]] = {
+APPLY: Final[dict[str, Callable[[Structure, AnyStep, Payload], None]]] = {
     "CommentPosted": _comment_posted,
     "ReplyPosted": _reply_posted,
     "CommentEdited": _comment_edited,

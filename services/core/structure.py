@@ -18,7 +18,7 @@ from heapq import heappop, heappush
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from schema.events.envelope import EPOCH, micros
+from schema.events.envelope import EPOCH, Recorded, micros
 from services.core.ranking import RankedSort
 from services.core.segments import (
     BELOW,
@@ -75,6 +75,9 @@ class Step(NamedTuple):
     data: bytes
     hash: bytes
 
+
+AnyStep = Step | Recorded
+"""A whole event will do as well."""
 
 Payload = dict[str, Any]
 
@@ -271,7 +274,7 @@ class Structure:
             raise ValueError(f"no comment {comment_id} was posted at version {posted}")
         return ordinal
 
-    def add(self, step: Step, payload: Payload, parent: int, depth: int, state: CommentState) -> None:
+    def add(self, step: AnyStep, payload: Payload, parent: int, depth: int, state: CommentState) -> None:
         """A new comment below `parent` (its ordinal and one)."""
         imported, opens = payload.get("imported"), payload.get("opens")
         when = step.recorded_at if imported is None else datetime.fromisoformat(imported["created_at"])

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Final, ParamSpec, TypeVar
@@ -18,11 +17,24 @@ from uuid import UUID
 
 from schema.events.envelope import Recorded
 from services.core.page import FoldIndex, PageRequest, Picked, Selection
-from services.core.thread import ThreadState
-from services.errors import Overloaded, PoisonEvent, Unavailable
+from services.core.thread import Comment, ThreadState
+from services.errors import PoisonEvent, Unavailable
 from services.eventlog.keys import Keyring
 from services.eventlog.log import EventLog
-from services.projection.fold import CHUNK, OFF_LOOP, Folded, Texts, evolve_all, fold, resume, subjects
+from services.projection.ahead import ahead
+from services.projection.fold import (
+    CHUNK,
+    OFF_LOOP,
+    Folded,
+    Texts,
+    at_once,
+    evolve_all,
+    fold,
+    resume,
+    subjects,
+)
+from services.projection.longthread import LONG, LongThread
+from services.projection.slots import Slots
 from services.projection.whole import Whole
 from services.readmodel.records import Changes, Head, Outcome
 from services.readmodel.views import Build, Views
@@ -35,14 +47,8 @@ _R = TypeVar("_R")
 WRITE: Final = 500
 """Comments written to a build at once."""
 
-TEXTS: Final = 1 << 20
-"""Bytes of sealed text that one step brings into a view, at most, beside a single longer one."""
-
 SHORT: Final = 2_000
 """Threads of up to so many events are folded on the event loop, in slices; readers build their views."""
-
-KEPT: Final = 20_000
-"""The events of streams up to this length are kept between the fold of their structure and of their texts."""
 
 _TRIES: Final = 20
 """How often an advance gives way to other writers of the same view before it gives up."""
@@ -57,17 +63,22 @@ _WAITING: Final = 200
 class Projector:
     """Builds views and keeps them up to the log."""
 
-    def __init__(self, log: EventLog, keyring: Keyring, views: Views) -> None:
+    def __init__(
+        self, log: EventLog, keyring: Keyring, views: Views, *, primary: EventLog | None = None
+    ) -> None:
+        """`primary`: the log as it is now, where `log` may be behind it."""
         self.log = log
+        self._primary = primary or log
         self.views = views
         self._texts = Texts(log, keyring)
-        self._slots = asyncio.Semaphore(_FOLDS)
-        self._waiting = 0
+        self._slots = Slots("the queue of threads to fold", _FOLDS, _WAITING)
         self._rebuilding: dict[UUID, asyncio.Task[Head | None]] = {}
         self.rebuilds = 0
         """How many views this process has built whole: cold reads and replays."""
         self.projected = 0
         """How many events this process has brought into views."""
+        self.grown: Callable[[UUID, int], None] = lambda _stream_id, _version: None
+        """Told of long threads that have moved and have no view, which nobody missed: an import's, say."""
 
     async def advance(self, stream_id: UUID, to: int | None = None) -> Head | None:
         """Bring the thread's view up to version `to`, or up to the log's end as it is now; its head.
@@ -89,7 +100,10 @@ class Projector:
         if head is not None:
             return head
         last = await self.log.head(stream_id)
-        if last is None or (last[0] > SHORT and not await self.views.leases.wanted(stream_id)):
+        if last is None:
+            return None
+        if last[0] > SHORT and not await self.views.leases.wanted(stream_id):
+            self.grown(stream_id, last[0])
             return None
         async with self.views.leases.held(stream_id) as mine:
             if not mine:
@@ -114,7 +128,7 @@ class Projector:
                     return await self.rebuild_once(stream_id)
                 if len(events) == 1:
                     return head
-                chunk = _at_once(events[1:])
+                chunk = at_once(events[1:])
                 moved = await self._step(stream_id, head, chunk)
                 if moved is None:
                     break
@@ -123,10 +137,14 @@ class Projector:
                 head = moved
         raise Unavailable(f"the view of {stream_id} is busy")
 
-    async def _step(self, stream_id: UUID, head: Head, events: list[Recorded]) -> Head | None:
-        """Fold `events` onto the view at `head`; None where another writer was first."""
+    async def _step(
+        self, stream_id: UUID, head: Head, events: list[Recorded], build: Build | None = None
+    ) -> Head | None:
+        """Fold `events` onto the view at `head`, or onto the `build` beside it; None where another writer was
+        first, or swept the build away."""
+        beside = build is not None
         ids, parents_asked = subjects(events)
-        touched = await self.views.touch(stream_id, head, ids, parents_asked)
+        touched = await self.views.touch(stream_id, head, ids, parents_asked, beside=beside)
         if touched is None:
             return None
         thread = head.thread(stream_id)
@@ -139,10 +157,14 @@ class Projector:
             known=known,
         )
         new = Head.of(thread, head.build)
-        outcome = await self.views.apply(stream_id, head, new, _changes(folded, nodes, folded.descendants))
+        changes = _changes(folded, nodes, folded.descendants)
+        outcome = await self.views.apply(stream_id, head, new, changes, beside=beside)
         if outcome is not Outcome.APPLIED:
             return None
-        self.projected += len(events)
+        if build is not None:
+            await build.grown(len(folded.added))
+        else:
+            self.projected += len(events)
         return new
 
     async def rebuild_once(self, stream_id: UUID) -> Head | None:
@@ -161,8 +183,11 @@ class Projector:
         events. Raises PoisonEvent and UnknownEventType, once the view of what comes before that event serves,
         marked stale.
         """
-        async with self._slot():
+        async with self._slots.held():
             if whole is None:
+                last = await self.log.head(stream_id)
+                if last is not None and last[0] > LONG:
+                    return await self._rebuild_long(stream_id)
                 whole = await self._whole(stream_id, voters=False)
             for _ in range(_TRIES):
                 try:
@@ -177,6 +202,31 @@ class Projector:
             raise whole.poison
         return head
 
+    async def _rebuild_long(self, stream_id: UUID) -> Head:
+        """As `rebuild`, of a thread that is too long to be held in memory as objects."""
+        thread = LongThread(self.log, stream_id)
+        await thread.fold()
+        poison = thread.poison
+        for _ in range(_TRIES):
+            build = self.views.build(stream_id)
+            try:
+                async for changes in ahead(thread.changes(self._texts, WRITE)):
+                    await build.write(changes)
+                head = await self._switch(build, thread.head, stale=poison is not None)
+                break
+            except PoisonEvent as error:
+                await build.discard()
+                await thread.fold(to=error.version - 1)
+                poison = error
+            except BaseException:
+                await build.discard()
+                raise
+        else:
+            raise poison or Unavailable(f"the view of {stream_id} cannot be built")
+        if poison is not None:
+            raise poison
+        return head
+
     async def _build(self, whole: Whole) -> Head | None:
         stream_id = whole.thread.stream_id
         if whole.thread.version == 0:
@@ -185,51 +235,39 @@ class Projector:
         build = self.views.build(stream_id)
         try:
             await self._write(build, whole.index, whole.events)
-            return await self._switch(build, whole)
+            return await self._switch(build, Head.of(whole.thread), stale=whole.poison is not None)
         except BaseException:
             await build.discard()
             raise
 
-    async def _switch(self, build: Build, whole: Whole) -> Head:
-        """Bring the build up to the log and make it the view, though others move the one that serves."""
+    async def _switch(self, build: Build, head: Head, *, stale: bool) -> Head:
+        """Bring the build, written as `head` has the thread, up to the log, unless that is to be stale, and
+        make it the view, though others move the one that serves."""
         for _ in range(_TRIES):
-            before = await self.views.head(whole.thread.stream_id)
-            await self._catch_up(build, whole)
-            head = replace(Head.of(whole.thread, build.token), stale=whole.poison is not None)
-            await self.views.recency.built(whole.thread.stream_id)
-            outcome = await build.switch(before, head)
+            before = await self.views.head(build.stream_id)
+            if not stale:
+                head = await self._catch_up(build, head)
+            await self.views.recency.built(build.stream_id)
+            new = replace(head, build=build.token, stale=stale)
+            outcome = await build.switch(before, new)
             if outcome is Outcome.APPLIED:
                 self.rebuilds += 1
-                self.projected += head.version
-                return head
+                self.projected += new.version
+                return new
             if outcome is Outcome.ABSENT:
                 break
-        raise Unavailable(f"the view of {whole.thread.stream_id} is busy")
+        raise Unavailable(f"the view of {build.stream_id} is busy")
 
-    async def _catch_up(self, build: Build, whole: Whole) -> None:
-        """Write what came since the fold into the build."""
-        if whole.poison is not None:
-            return
-        thread, index = whole.thread, whole.index
-        parents: dict[int, int] | None = None
-        async for events in self.log.pages(thread.stream_id, thread.version, size=CHUNK):
-            if parents is None:
-                async with whole.reading:
-                    whole.move()
-                parents = {comment.posted: comment.parent for comment in index.comments.values()}
-            folded = await _off_loop(len(events), fold, thread, parents, events)
-            for comment in folded.added:
-                index.comments[comment.posted] = comment
-            for posted, more in folded.descendants.items():
-                index.descendants[posted] = index.descendants.get(posted, 0) + more
-            nodes = await self._texts.nodes(
-                thread.stream_id,
-                list(folded.touched.values()),
-                events={event.version: event for event in events},
-                known={},
-            )
-            counts = {posted: index.descendants[posted] for posted in folded.descendants}
-            await build.write(_changes(folded, nodes, counts))
+    async def _catch_up(self, build: Build, head: Head) -> Head:
+        """Bring the build from `head` up to the log as it is now, as a view is brought up."""
+        while events := await self._primary.events_after(build.stream_id, head.version, CHUNK):
+            if not head.build:
+                head = await build.stand(head)
+            moved = await self._step(build.stream_id, head, at_once(events), build)
+            if moved is None:
+                raise Unavailable(f"the build of {build.stream_id} is gone")
+            head = moved
+        return head
 
     async def _write(self, build: Build, index: FoldIndex, events: dict[int, Recorded]) -> None:
         comments = iter(index.comments.values())
@@ -250,14 +288,14 @@ class Projector:
         kept: dict[int, Recorded] = {}
         if to is not None and thread.version >= to:
             return kept
-        async for events in _ahead(self.log.pages(thread.stream_id, thread.version, to=to, size=CHUNK)):
+        async for events in ahead(self.log.pages(thread.stream_id, thread.version, to=to, size=CHUNK)):
             # In slices of a fraction of a millisecond, between which others have their turn. In a thread of
             # its own the same work took a fifth longer, and cost those others more: each time that they want
             # the interpreter back they wait for as long as a thread may keep it, 5 ms.
             for begin in range(0, len(events), OFF_LOOP):
                 evolve_all(thread, events[begin : begin + OFF_LOOP])
                 await asyncio.sleep(0)
-            if thread.version <= KEPT:
+            if thread.version <= LONG:
                 kept.update((event.version, event) for event in events)
             else:
                 kept.clear()
@@ -273,6 +311,15 @@ class Projector:
         await self.reindex(whole)
         return whole
 
+    async def nodes(
+        self, stream_id: UUID, comments: Sequence[Comment], events: Mapping[int, Recorded]
+    ) -> dict[int, bytes]:
+        """The nodes of these comments, by posting version, with these events at hand.
+
+        Raises PoisonEvent where a text does not open.
+        """
+        return await self._texts.nodes(stream_id, comments, events=events, known={})
+
     async def reindex(self, whole: Whole) -> None:
         """Bring the index up to the fold, which went on without it."""
         if whole.indexed != whole.thread.version:
@@ -285,16 +332,15 @@ class Projector:
 
     async def whole(self, stream_id: UUID, to: int | None = None) -> Whole:
         """The thread folded in memory, its texts neither opened nor rendered. Raises Overloaded."""
-        async with self._slot():
+        async with self._slots.held():
             return await self._whole(stream_id, to)
 
     async def page(self, whole: Whole, request: PageRequest) -> Selection:
         """A page of a thread folded in memory; only the texts on it are opened and rendered.
 
-        Raises Moved, ParentNotFound, CursorInvalid, and PoisonEvent where one of its texts does not open.
+        Raises ParentNotFound, CursorInvalid, and PoisonEvent where one of its texts does not open.
         """
         async with whole.reading:
-            whole.check()
             selection = whole.pages.get(request)
             if selection is None:
                 selection = whole.index.page(request)
@@ -305,17 +351,16 @@ class Projector:
     async def comment(self, whole: Whole, comment_id: UUID) -> tuple[Picked, tuple[UUID, ...]] | None:
         """One comment of a thread folded in memory, and its path; None where there is no such comment.
 
-        Raises Moved, and PoisonEvent where its text does not open.
+        Raises PoisonEvent where its text does not open.
         """
         async with whole.reading:
-            whole.check()
             found = whole.index.comment(comment_id)
             if found is None:
                 return None
             [picked] = await self._rendered(whole, (found[0],))
             return picked, found[1]
 
-    async def _rendered(self, whole: Whole, picked: tuple[Picked, ...]) -> list[Picked]:
+    async def _rendered(self, whole: Whole, picked: Sequence[Picked]) -> list[Picked]:
         missing = [whole.index.comments[one.posted] for one in picked if one.posted not in whole.nodes]
         whole.nodes |= await self._texts.nodes(whole.thread.stream_id, missing, events=whole.events, known={})
         return [one._replace(raw=whole.nodes[one.posted]) for one in picked]
@@ -332,43 +377,6 @@ class Projector:
         while chunk := list(islice(comments, WRITE)):
             nodes |= await self._texts.nodes(stream_id, chunk, events=events, known={})
         return FoldIndex(thread, nodes)
-
-    @asynccontextmanager
-    async def _slot(self) -> AsyncIterator[None]:
-        """One of the few places for whole threads in memory."""
-        if self._waiting >= _WAITING:
-            raise Overloaded("the queue of threads to fold")
-        self._waiting += 1
-        try:
-            await self._slots.acquire()
-        finally:
-            self._waiting -= 1
-        try:
-            yield
-        finally:
-            self._slots.release()
-
-
-async def _ahead(pages: AsyncIterator[list[Recorded]]) -> AsyncIterator[list[Recorded]]:
-    """These pages, each of which is read while the one before it is worked on."""
-    reading = asyncio.ensure_future(anext(pages, None))
-    try:
-        while (events := await reading) is not None:
-            reading = asyncio.ensure_future(anext(pages, None))
-            yield events
-    finally:
-        reading.cancel()
-        await asyncio.gather(reading, return_exceptions=True)
-
-
-def _at_once(events: list[Recorded]) -> list[Recorded]:
-    """The first of these events, as far as their texts may be written to Redis in one call."""
-    size = 0
-    for count, event in enumerate(events):
-        size += len(event.sealed or b"")
-        if size > TEXTS and count:
-            return events[:count]
-    return events
 
 
 def _changes(folded: Folded, nodes: dict[int, bytes], descendants: dict[int, int]) -> Changes:

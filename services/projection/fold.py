@@ -15,9 +15,10 @@ from uuid import UUID
 import orjson
 
 from schema.events.envelope import Recorded, chain_of
+from schema.events.registry import UPCASTERS
 from services.core.node import NO_AUTHOR, NO_TEXT, author_fragment, decode, encode, text_fragment
 from services.core.thread import Comment, CommentState, ThreadState, evolve
-from services.errors import PoisonEvent, StreamBroken
+from services.errors import PoisonEvent, StreamBroken, where
 from services.eventlog.keys import AuthorKey, Keyring, SealBroken
 from services.eventlog.log import EventLog
 from services.readmodel.records import Touched
@@ -27,6 +28,12 @@ CHUNK: Final = 1000
 
 OFF_LOOP: Final = 100
 """More events or comments than this are worked on in a thread, away from the event loop."""
+
+TEXTS: Final = 1 << 20
+"""Bytes of sealed text that one step brings into a view, at most, beside a single longer one."""
+
+_BADGE: Final = b'"badge":'
+"""Canonical JSON holds this where it has such a member, and nowhere else: strings escape their quotes."""
 
 Fragments = tuple[bytes, bytes]
 """A comment's author and text, as its node holds them."""
@@ -56,6 +63,16 @@ def verify_chain(previous: bytes, version: int, events: Iterable[Recorded]) -> N
         if chain_of(previous, event) != event.hash:
             raise StreamBroken(event.stream_id, version, "the hash chain does not hold")
         previous = event.hash
+
+
+def at_once(events: list[Recorded]) -> list[Recorded]:
+    """The first of these events, as far as their texts may be written to Redis in one call."""
+    size = 0
+    for count, event in enumerate(events):
+        size += len(event.sealed or b"")
+        if size > TEXTS and count:
+            return events[:count]
+    return events
 
 
 def subjects(events: Sequence[Recorded]) -> tuple[set[UUID], set[int]]:
@@ -173,7 +190,19 @@ def _nodes(
     keys: Mapping[UUID, AuthorKey],
     known: Mapping[int, Fragments],
 ) -> dict[int, bytes]:
-    return {c.posted: encode(c, *_fragments(c, events, keys, known)) for c in comments}
+    nodes: dict[int, bytes] = {}
+    for comment in comments:
+        try:
+            nodes[comment.posted] = encode(comment, *_fragments(comment, events, keys, known))
+        except (PoisonEvent, MemoryError):
+            raise
+        except Exception as error:  # no I/O here: whatever it is, this comment cannot be shown
+            sources = _sources(comment, known)
+            if not sources or any(version not in events for version in sources):
+                raise
+            event = events[max(sources)]
+            raise PoisonEvent(event.stream_id, event.version, event.event_id, where(error)) from error
+    return nodes
 
 
 def _fragments(
@@ -192,12 +221,20 @@ def _fragments(
         posting = open_text(events[comment.posted], keys)
         if posting is None:
             return NO_AUTHOR, NO_TEXT
-        author = author_fragment(comment.author_id, posting["name"], posting.get("avatar"))
+        author = author_of(comment, events[comment.posted], posting)
         text = NO_TEXT if edited else text_fragment(posting["body"])
     if edited:
         edit = open_text(events[comment.text_version], keys)
         text = NO_TEXT if edit is None else text_fragment(edit["body"])
     return author, text
+
+
+def author_of(comment: Comment, posting: Recorded, text: Mapping[str, str]) -> bytes:
+    """The author's fragment of a comment, from the event that posted it and what was sealed there."""
+    badge = None
+    if _BADGE in posting.data:  # in very few: no other event is parsed once more
+        badge = UPCASTERS.payload(posting.type, posting.schema_version, posting.data).get("badge")
+    return author_fragment(comment.author_id, text["name"], text.get("avatar"), badge)
 
 
 def open_text(event: Recorded, keys: Mapping[UUID, AuthorKey]) -> dict[str, str] | None:

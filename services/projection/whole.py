@@ -21,10 +21,6 @@ PAGES: Final = 32
 """Pages of one fold that are kept for others who ask for the same."""
 
 
-class Moved(Exception):
-    """The fold went on: who writes a view from it has brought it up to the log, and it is read no more."""
-
-
 class Nodes(dict[int, bytes]):
     """The nodes that were made; any other is empty."""
 
@@ -43,7 +39,6 @@ class Whole:
         "events",
         "index",
         "indexed",
-        "moved",
         "nodes",
         "pages",
         "poison",
@@ -60,8 +55,7 @@ class Whole:
         self.began = time.monotonic()
         """When the fold began: it holds whatever was in the log by then."""
         self.reading = asyncio.Lock()
-        """Held by who reads, and by who brings the fold on: what is read is of one version."""
-        self.moved = False
+        """Held by who reads, so that what two ask for is opened and rendered once."""
         self.nodes = Nodes()
         """The nodes made for readers so far, by posting version; the index's own."""
         self.pages: dict[PageRequest, Selection] = {}
@@ -76,14 +70,3 @@ class Whole:
         if len(self.pages) >= PAGES:
             del self.pages[next(iter(self.pages))]
         self.pages[request] = selection
-
-    def check(self) -> None:
-        """Raises Moved where the fold is read no more."""
-        if self.moved:
-            raise Moved
-
-    def move(self) -> None:
-        """From here on this fold is its writer's alone. To be called with `reading` held."""
-        self.moved = True
-        self.nodes.clear()
-        self.pages.clear()

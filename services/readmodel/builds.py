@@ -46,7 +46,7 @@ class Build:
         self.token = secrets.token_hex(4)
         self._redis = redis
         self._scripts = scripts
-        self._stream_id = stream_id
+        self.stream_id = stream_id
         self._unfinished = keys.unfinished(stream_id, self.token)
         self._prefix = keys.build(stream_id, self.token)
         self._frames = Frames()
@@ -54,6 +54,23 @@ class Build:
         self._first = "first"
         self._registered = float("-inf")
         self._sending: asyncio.Future[object] | None = None
+
+    async def stand(self, head: Head) -> Head:
+        """Say what was written: the thread as `head` has it. From here on `Views.touch` and `Views.apply`
+        bring it on, `beside` the view that serves. Raises as `write` does.
+        """
+        await self._written()
+        head = replace(head, build=self.token)
+        fields: list[str | bytes | int] = ["version", head.version, "hash", head.hash, "build", head.build]
+        async with self._room():
+            await self._redis.hset(self._unfinished, items=[*fields, "meta", head.meta(), "stale", ""])
+        return head
+
+    async def grown(self, comments: int) -> None:
+        """Count the comments that a step beside has added."""
+        self._comments += comments
+        async with self._room():
+            await self._registered_lately()
 
     async def write(self, changes: Changes) -> None:
         """Send `changes`, once those before them are written; the next may be prepared meanwhile.
@@ -68,15 +85,18 @@ class Build:
         self._first = ""
         self._comments += sum(comment.id is not None for comment in changes.comments)
         await self._written()
-        now = time.monotonic()
-        if now - self._registered > _REGISTER_SECONDS:
-            async with self._room():
-                await register(self._redis, self._stream_id, self.token)
-            self._registered = now
+        async with self._room():
+            await self._registered_lately()
         self._sending = asyncio.ensure_future(
             self._scripts.write([self._unfinished, self._prefix], arguments)
         )
         await asyncio.sleep(0)  # lets it go out
+
+    async def _registered_lately(self) -> None:
+        now = time.monotonic()
+        if now - self._registered > _REGISTER_SECONDS:
+            await register(self._redis, self.stream_id, self.token)
+            self._registered = now
 
     async def switch(self, expected: Head | None, new: Head) -> Outcome:
         """Make this the thread's view, in the place of `expected` (None: of none), and unlink that one.
@@ -92,21 +112,21 @@ class Build:
             *described(new),
             self._comments,
         ]
-        names = [keys.head(self._stream_id), self._unfinished, self._prefix]
+        names = [keys.head(self.stream_id), self._unfinished, self._prefix]
         async with self._room():
             if expected is not None:
-                await register(self._redis, self._stream_id, expected.build)
+                await register(self._redis, self.stream_id, expected.build)
             answer = await self._scripts.switch(names, arguments)
         outcome = Outcome(cast(bytes, answer).decode())
         if outcome is Outcome.MOVED:
             return outcome
         if outcome is not Outcome.APPLIED:
             # Where the client sent the script twice, this build may be the view after all: it then stays.
-            await retire(self._redis, self._scripts, self._stream_id, self.token)
+            await retire(self._redis, self._scripts, self.stream_id, self.token)
             return outcome
         if expected is not None:
-            await retire(self._redis, self._scripts, self._stream_id, expected.build)
-        await forget(self._redis, self._stream_id, self.token)
+            await retire(self._redis, self._scripts, self.stream_id, expected.build)
+        await forget(self._redis, self.stream_id, self.token)
         return outcome
 
     async def discard(self) -> None:
@@ -115,7 +135,7 @@ class Build:
             await asyncio.wait([self._sending])
             self._sending.exception()
             self._sending = None
-        await retire(self._redis, self._scripts, self._stream_id, self.token)
+        await retire(self._redis, self._scripts, self.stream_id, self.token)
 
     async def _written(self) -> None:
         sending, self._sending = self._sending, None

@@ -8,11 +8,9 @@ Errors of the connection are let through as redis.exceptions.RedisError; the cal
 from __future__ import annotations
 
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Collection, Iterable, Sequence
 from contextlib import suppress
-from functools import partial
-from itertools import repeat
-from typing import Any, Final, cast
+from typing import Any, cast
 from uuid import UUID
 
 from redis.asyncio import Redis
@@ -20,24 +18,22 @@ from redis.commands.core import AsyncScript
 from redis.exceptions import OutOfMemoryError
 
 from services.core.node import ID
-from services.core.page import MAX_PAGE, OVERLAY, PageRequest, Picked, Place, Row, Selection
+from services.core.page import PageRequest, Picked, Row, Selection
 from services.core.thread import PATH_LENGTH
-from services.errors import CommentNotFound, CursorInvalid, ParentNotFound
 from services.readmodel import builds, keys
+from services.readmodel.batches import Made, replace_all
 from services.readmodel.builds import Build
-from services.readmodel.dump import Dump
+from services.readmodel.dump import Dump, Dumps
 from services.readmodel.frames import FrameDamaged, Frames
 from services.readmodel.leases import Leases
 from services.readmodel.lua import Scripts, changed, described, expectation
+from services.readmodel.pages import HEAD, Pages, ViewBroken
 from services.readmodel.recency import Recency
 from services.readmodel.records import Changes, Head, One, Outcome, Touched, build_of, whole
 from services.readmodel.resting import RestingPool
+from services.readmodel.straykeys import Slice, slices
 
 __all__ = ["Build", "Changes", "Head", "One", "Outcome", "Touched", "Views", "whole"]
-
-_HEAD: Final = ["version", "hash", "build", "meta", "stale", "size"]
-_PICKED: Final[Callable[[tuple[Any, ...]], Picked]] = partial(tuple.__new__, Picked)
-"""`Picked._make` at half its cost: there are 200 to a page."""
 
 
 class Views:
@@ -47,8 +43,10 @@ class Views:
         self._redis = redis
         self._scripts = Scripts(redis)
         self._frames = Frames()
+        self._pages = Pages(redis, self._frames)
         self.leases = Leases(redis)
         self.recency = Recency(redis)
+        self.dumps = Dumps(redis)
 
     @property
     def resting(self) -> bool:
@@ -72,7 +70,7 @@ class Views:
         """The heads of those threads that have a view, in one round trip. A damaged head goes."""
         async with self._redis.pipeline(transaction=False) as pipeline:
             for stream_id in stream_ids:
-                pipeline.hmget(keys.head(stream_id), _HEAD)
+                pipeline.hmget(keys.head(stream_id), list(HEAD))
             rows = cast(list[list[bytes | None]], await pipeline.execute())
         heads: dict[UUID, Head] = {}
         for stream_id, fields in zip(stream_ids, rows, strict=True):
@@ -93,92 +91,15 @@ class Views:
     # --- reading --------------------------------------------------------------------------------------
 
     async def page(self, stream_id: UUID, request: PageRequest) -> tuple[Head, Selection] | None:
-        """A page, in one round trip; None where the view is absent or, found incomplete, dropped.
+        """A page, in two round trips; None where the view is absent or, found incomplete, dropped.
 
         Raises ParentNotFound, CommentNotFound and CursorInvalid.
         """
-        about = (b"", b"")
-        if request.parent_id is not None:
-            about = b"parent", request.parent_id.bytes
-        elif request.focus is not None:
-            about = b"focus", request.focus.bytes
-        behind = request.after
-        while True:
-            answer = await self._page(stream_id, request, about, behind)
-            match answer:
-                case [b"page", head, *rest]:
-                    return await self._selected(stream_id, request, head, rest)
-                case [b"parent"]:
-                    raise ParentNotFound(str(request.parent_id))
-                case [b"focus"]:
-                    raise CommentNotFound(str(request.focus))
-                case [b"cursor"]:
-                    raise CursorInvalid(f"{behind} posted no comment of this list")
-                case [b"far", posted]:
-                    # Thousands with a score stand there one behind the other: they were shown before.
-                    behind = Place(int.from_bytes(posted, "big"))
-                case _:
-                    return None
-
-    async def _page(
-        self, stream_id: UUID, request: PageRequest, about: tuple[bytes, bytes], behind: Place | None
-    ) -> Any:
-        return await self._read(
-            stream_id,
-            self._scripts.page(
-                [keys.head(stream_id), keys.prefix(stream_id)],
-                [
-                    request.sort,
-                    request.limit,
-                    request.replies,
-                    request.depth,
-                    *about,
-                    b"" if behind is None else keys.posted(behind.posted),
-                    repr(-behind.score) if behind is not None and behind.score else b"0",
-                    MAX_PAGE,
-                    PATH_LENGTH,
-                    OVERLAY,
-                ],
-            ),
-        )
-
-    async def _selected(
-        self, stream_id: UUID, request: PageRequest, fields: list[bytes | None], answer: list[Any]
-    ) -> tuple[Head, Selection] | None:
-        """What page.lua picked."""
-        parent, roots, more, pathed, above, overlay, *columns, scores, nodes = answer
-        head = await self._head(stream_id, fields)
-        if head is None:
-            return None
         try:
-            raws = self._frames.unpack_all(nodes)
-            path = self._path(above)
-        except FrameDamaged:
-            await self.drop(stream_id, head.build)
+            return await self._pages.page(stream_id, request)
+        except ViewBroken as broken:
+            await self._drop(stream_id, broken.build)
             return None
-        count = len(raws)
-        numbers = struct.unpack(f">{5 * count}I", b"".join(columns))
-        both = numbers[2 * count : 4 * count]
-        rows = zip(
-            numbers[:count],
-            numbers[count : 2 * count],
-            raws,
-            both[::2],
-            both[1::2],
-            numbers[4 * count :],
-            struct.unpack(f">{count}d", scores) if scores else repeat(0.0),
-            strict=False,
-        )
-        selection = Selection(
-            picked=tuple(map(_PICKED, rows)),
-            roots=roots,
-            more=bool(more),
-            parent=int.from_bytes(parent, "big"),
-            ancestors=path,
-            pathed=pathed,
-            overlay=frozenset(map(bytes.decode, overlay)) if isinstance(overlay, list) else None,
-        )
-        return head, selection
 
     async def comment(self, stream_id: UUID, comment_id: UUID) -> One | None:
         """One comment; None where the view is absent or, found incomplete, dropped."""
@@ -240,14 +161,20 @@ class Views:
     # --- writing --------------------------------------------------------------------------------------
 
     async def touch(
-        self, stream_id: UUID, head: Head, ids: Collection[UUID], parents: Iterable[int]
+        self,
+        stream_id: UUID,
+        head: Head,
+        ids: Collection[UUID],
+        parents: Iterable[int],
+        *,
+        beside: bool = False,
     ) -> Touched | None:
         """What a batch of events needs to go on from `head`: the nodes of the comments `ids`, and the
         ancestors of those posted at `parents`. None where the head is another by now, or the view incomplete,
-        and then dropped."""
+        and then dropped. With `beside` it is that of a build which stands beside the view."""
         asked = list(ids)
         answer: Any = await self._scripts.touch(
-            [keys.head(stream_id), keys.build(stream_id, head.build)],
+            _names(stream_id, head.build, beside=beside),
             [
                 *expectation(head),
                 len(asked),
@@ -274,13 +201,16 @@ class Views:
                 await self.drop(stream_id, head.build)
         return None
 
-    async def apply(self, stream_id: UUID, expected: Head, new: Head, changes: Changes) -> Outcome:
-        """Take the view from `expected` to `new`, if it is at `expected`. It stays in its build.
+    async def apply(
+        self, stream_id: UUID, expected: Head, new: Head, changes: Changes, *, beside: bool = False
+    ) -> Outcome:
+        """Take the view, or the build `beside` it, from `expected` to `new`, if it is at `expected`. It stays
+        in its build.
 
         A view that lost a part, and one that a full server has no room to bring up, is dropped: ABSENT.
         """
         build = expected.build
-        names = [keys.head(stream_id), keys.build(stream_id, build)]
+        names = _names(stream_id, build, beside=beside)
         arguments = [
             *expectation(expected),
             *(new.version, new.hash),
@@ -300,6 +230,14 @@ class Views:
         """A new view of the thread, to be written beside the present one."""
         return Build(self._redis, self._scripts, stream_id)
 
+    async def replace(self, made: Sequence[Made]) -> list[Outcome]:
+        """Put these small views in the place of what serves, together; what became of each.
+
+        Raises Unavailable where the server is full.
+        """
+        await self.recency.read([one.stream_id for one in made])
+        return await replace_all(self._redis, self._scripts, self._frames, made)
+
     async def drop(self, stream_id: UUID, build: str | None = None) -> None:
         """Delete the thread's view, if it is `build` where that is given: first the head, then the rest in
         slices."""
@@ -315,6 +253,15 @@ class Views:
     async def sweep(self, limit: int = 100) -> int:
         """Unlink up to `limit` builds that a crash left behind; how many there were."""
         return await builds.sweep(self._redis, self._scripts, limit)
+
+    def all_keys(self) -> AsyncIterator[Slice]:
+        """All keys of this release's format: see `straykeys`."""
+        return slices(self._redis)
+
+    async def unlink(self, names: Collection[bytes]) -> None:
+        """Remove keys that no view has, as `all_keys` tells of them."""
+        if names:
+            await self._redis.unlink(*names)
 
     def dump(self, stream_id: UUID, build: str) -> AsyncIterator[Row]:
         """Everything in the view: see `Dump`."""
@@ -344,6 +291,11 @@ class Views:
                 return None
             case other:
                 return other
+
+
+def _names(stream_id: UUID, build: str, *, beside: bool) -> list[str]:
+    own = keys.unfinished(stream_id, build) if beside else keys.head(stream_id)
+    return [own, keys.build(stream_id, build)]
 
 
 def _chain(posted: int, above: dict[int, int]) -> tuple[int, ...]:

@@ -1,0 +1,76 @@
+"""A part of a thread's comments, folded without the others: for threads too long to be held whole.
+
+The whole stream is folded for each part. Of a comment outside of it 24 bytes are kept, its version, its
+parent's and its id, from which the paths of those inside are made.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from typing import TypeVar, overload
+from uuid import UUID
+
+from schema.events.envelope import EPOCH
+from services.core.thread import PATH_LENGTH, Comment, ThreadState
+
+_NOBODY = UUID(int=0)
+_V = TypeVar("_V")
+
+
+def part_of(stream_id: UUID, after: int, to: int) -> ThreadState:
+    """An empty thread to fold a stream onto, which then holds the comments posted after version `after` up to
+    `to`, with the reports and votes on them. How many comments are visible it does not know.
+
+    An event about a comment that there is not goes unnoticed where that is outside.
+    """
+    thread = ThreadState(stream_id)
+    thread.comments, thread.reported, thread.votes = _Comments(after, to), _Marks(), _Marks()
+    return thread
+
+
+class _Comments(dict[UUID, Comment]):
+    """The comments inside; any other is told as one that nobody keeps."""
+
+    def __init__(self, after: int, to: int) -> None:
+        super().__init__()
+        self._after, self._to = after, to
+        self._posted = array("I")
+        self._parents = array("I")
+        self._ids = bytearray()
+
+    def __setitem__(self, comment_id: UUID, comment: Comment) -> None:
+        self._posted.append(comment.posted)
+        self._parents.append(comment.parent)
+        self._ids += comment_id.bytes
+        if not self._after < comment.posted <= self._to:
+            return
+        if comment.parent and comment.parent <= self._after:
+            comment.path = self._path(comment.parent)
+        super().__setitem__(comment_id, comment)
+
+    @overload
+    def get(self, comment_id: UUID, default: None = None, /) -> Comment: ...
+    @overload
+    def get(self, comment_id: UUID, default: Comment | _V, /) -> Comment: ...
+    def get(self, comment_id: UUID, default: object = None, /) -> Comment:
+        """The comment, or one that stands for those outside."""
+        found = super().get(comment_id)
+        return Comment(_NOBODY, 0, 0, 0, EPOCH) if found is None else found
+
+    def _path(self, posted: int) -> bytes:
+        """The ids of the last ancestors of a reply to the comment posted at this version, root first."""
+        path: list[bytes] = []
+        while posted and len(path) < PATH_LENGTH:
+            place = bisect_left(self._posted, posted)
+            path.append(bytes(self._ids[16 * place : 16 * place + 16]))
+            posted = self._parents[place]
+        return b"".join(reversed(path))
+
+
+class _Marks(dict[tuple[UUID, str], _V]):
+    """Who reported or voted, on comments inside."""
+
+    def __setitem__(self, mark: tuple[UUID, str], value: _V) -> None:
+        if mark[0] != _NOBODY:
+            super().__setitem__(mark, value)
