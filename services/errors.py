@@ -7,12 +7,21 @@ faults: of configuration, of a dependency, or of the log itself.
 
 from __future__ import annotations
 
+import traceback
 from datetime import timedelta
+from pathlib import Path
 from uuid import UUID
 
 
 class ThreadlogError(Exception):
     """The root of the tree."""
+
+
+def where(error: BaseException) -> str:
+    """An error by its kind and place alone: its message may quote what it met, and that may be a text."""
+    frames = traceback.extract_tb(error.__traceback__)
+    kind = type(error).__name__
+    return f"{kind} at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else kind
 
 
 class ConfigurationError(ThreadlogError):
@@ -192,6 +201,13 @@ class KeyDestroyed(ThreadlogError):
 
 class SchemaMismatch(ThreadlogError):
     """The database's schema or lane count is not what this code runs on."""
+
+
+class LetterMoved(ThreadlogError):
+    """The dead letter is not what it was when it was looked at."""
+
+    def __init__(self, stream_id: UUID, version: int) -> None:
+        super().__init__(f"the dead letter of {stream_id} at version {version} has changed: look again")
 
 
 class StreamBroken(ThreadlogError):

@@ -57,6 +57,11 @@ class Settings(BaseSettings):
         description="The log's Postgres (17 or later); of several hosts, with "
         "`target_session_attrs=read-write`, the primary."
     )
+    log_read_url: PostgresUrl | None = Field(
+        None,
+        description="A standby of the log's Postgres, which `verify`, `replay` and `export` read; if unset, "
+        "the primary.",
+    )
     redis_url: RedisUrl = Field(description="The views' Redis (7 or later) or Valkey.")
     broker_url: RedisUrl | None = Field(
         None,
@@ -64,6 +69,9 @@ class Settings(BaseSettings):
     )
     master_key: Annotated[SecretStr, AfterValidator(_is_key)] = Field(
         description="32 random bytes in base64; wraps every author's key. Losing it loses every text."
+    )
+    master_key_previous: Annotated[SecretStr, AfterValidator(_is_key)] | None = Field(
+        None, description="The key that THREADLOG_MASTER_KEY replaces, while it does. docs/operations.md"
     )
     host: str = Field("127.0.0.1", description="The address that the API listens on.")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8080, description="The port that the API listens on.")
@@ -97,6 +105,11 @@ class Settings(BaseSettings):
     )
     max_streams: Annotated[int, Field(ge=1, le=60_000)] = Field(
         20_000, description="Live streams of one API process, at most; more are answered with 503."
+    )
+    max_streams_per_address: Annotated[int, Field(ge=1, le=60_000)] = Field(
+        1_000,
+        description="Live streams of one API process to one client's address (of IPv6 its /64), at most; "
+        "more are answered with 503.",
     )
     views_memory_mb: Annotated[int, Field(ge=1, le=16_777_216)] | None = Field(
         None,

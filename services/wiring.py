@@ -23,8 +23,11 @@ from services.eventlog.keys import Keyring, MasterKey
 from services.eventlog.log import EventLog
 from services.eventlog.migrate import check
 from services.eventlog.pool import Hosts, open_pool
+from services.eventlog.replays import Replays
+from services.eventlog.rotation import settle
 from services.eventlog.sites import Sites
 from services.eventlog.snapshots import Snapshots
+from services.eventlog.standby import StandbyLog, catch_up
 from services.projection.advance import Projector
 from services.projection.logpages import LogPages
 from services.projection.reader import ThreadReader
@@ -80,12 +83,14 @@ async def resources(
     this release, ConfigurationError where the master key is not this database's. Redis may be away: it is
     disposable.
     """
-    master = MasterKey(settings.master_key.get_secret_value())
+    master = master_key(settings)
+    session = READER_SESSION | {"application_name": master.session_name}
     file = settings.erased_keys_file
     hosts = Hosts(settings.database_url)
-    async with open_pool(hosts, settings.pool_size, session=READER_SESSION) as pool:
+    async with open_pool(hosts, settings.pool_size, session=session) as pool:
         async with pool.acquire() as connection:
             lanes = await check(connection)
+        await settle(pool, master)
         redis = connect_redis(settings.redis_url, redis_patience, rests=rests)
         reader: ThreadReader | None = None
         try:
@@ -123,6 +128,51 @@ async def resources(
             await redis.aclose()
 
 
+def master_key(settings: Settings) -> MasterKey:
+    """The master key, with the one that it replaces."""
+    previous = settings.master_key_previous
+    return MasterKey(
+        settings.master_key.get_secret_value(), None if previous is None else previous.get_secret_value()
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What reads the log for long: from the standby, where there is one."""
+
+    pool: asyncpg.Pool[Any]
+    log: EventLog
+    verifier: Verifier
+    replayer: Replayer
+    replays: Replays
+
+
+@asynccontextmanager
+async def reading(made: Resources) -> AsyncIterator[Reading]:
+    """Connect to THREADLOG_LOG_READ_URL, or stay with the primary where it is unset.
+
+    Raises OSError or asyncpg's errors where the standby is away, Unavailable where it is far behind.
+    """
+    url = made.settings.log_read_url
+    if url is None:
+        yield Reading(made.pool, made.log, made.verifier, made.replayer, Replays(made.pool))
+        return
+    async with open_pool(url, made.settings.pool_size, session=READER_SESSION) as pool:
+        await catch_up(pool, made.pool)
+        log = StandbyLog(pool, made.pool)
+        projector = Projector(log, made.keyring, made.views, primary=made.log)
+        letters = DeadLetters(made.pool, "")
+        replayer = Replayer(made.pool, projector, letters, made.lanes, reads=pool)
+        replayer.bared = made.replayer.bared
+        yield Reading(
+            pool=pool,
+            log=log,
+            verifier=Verifier(pool, log, projector),
+            replayer=replayer,
+            replays=Replays(made.pool, pool),
+        )
+
+
 async def check_redis(redis: Redis) -> None:
     """Refuse a Redis before version 7 with SchemaMismatch. One that is away keeps nobody from starting."""
     with contextlib.suppress(RedisError):
@@ -147,4 +197,4 @@ def connect_redis(url: str, patience: float = REDIS_S, *, rests: bool = False) -
     return Redis.from_pool(pool)
 
 
-__all__ = ["Resources", "connect_redis", "resources"]
+__all__ = ["Reading", "Resources", "connect_redis", "reading", "resources"]

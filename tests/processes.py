@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[1]
 SECRET = b"a-secret-of-at-least-thirty-two-bytes"
 S = f"/v1/sites/{SITE}"
 
-_STARTS_S = 30.0
+_STARTS_S = 90.0
 _STOPS_S = 30.0
 _TRIES = 3
 T = TypeVar("T")
@@ -180,13 +180,17 @@ class Threadlog:
     folder: Path
     processes: list[Process] = field(default_factory=list)
 
-    def start(self, verb: str, **given: object) -> Process:
-        """Start a process; `given` are settings of its own."""
+    def start(self, verb: str, *arguments: str, command: list[str] | None = None, **given: object) -> Process:
+        """Start a process, by another command where one is given; `given` are settings of its own."""
         output = self.folder / f"{len(self.processes)}-{verb}.log"
         settings = self.settings.model_copy(update=given)
         with output.open("wb") as log:
             popen = subprocess.Popen(
-                _command(verb), cwd=ROOT, env=_environment(settings), stdout=log, stderr=log
+                command or _command(verb, *arguments),
+                cwd=ROOT,
+                env=_environment(settings),
+                stdout=log,
+                stderr=log,
             )
         self.processes.append(Process(verb, popen, output))
         return self.processes[-1]

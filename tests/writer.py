@@ -76,7 +76,15 @@ class Writer:
             )
         )
 
-    async def put(self, key: str, type_: str, data: dict[str, object], stream_id: UUID | None = None) -> int:
+    async def put(
+        self,
+        key: str,
+        type_: str,
+        data: dict[str, object],
+        stream_id: UUID | None = None,
+        *,
+        schema_version: int = 1,
+    ) -> int:
         """Put any event at the end of a stream (of SITE, unless it is given), past all rules; its version."""
         stream_id, event_id = stream_id or stream_of(key), new_id()
         lane = lane_of(stream_id, self._lanes)
@@ -94,7 +102,7 @@ class Writer:
                 version=version,
                 event_id=event_id,
                 type=type_,
-                schema_version=1,
+                schema_version=schema_version,
                 actor_id=None,
                 correlation_id=None,
                 causation_id=None,
@@ -109,8 +117,9 @@ class Writer:
             hash_ = chain_of(row["hash"], event)
             await connection.execute(
                 "insert into events (position, lane, stream_id, version, event_id, type, schema_version, "
-                "recorded_at, data, hash) values ($1, $2, $3, $4, $5, $6, 1, $7, $8, $9)",
-                *(position, lane, stream_id, version, event_id, type_, recorded_at, payload, hash_),
+                "recorded_at, data, hash) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+                *(position, lane, stream_id, version, event_id, type_, schema_version),
+                *(recorded_at, payload, hash_),
             )
             await connection.execute(
                 "update streams set version = $2, hash = $3 where stream_id = $1", stream_id, version, hash_

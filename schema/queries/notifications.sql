@@ -10,6 +10,13 @@ insert into notifier_checkpoints (stream_id, version) values ($1, 0) on conflict
 -- Compare-and-set: from version $2 to $3, or not at all.
 update notifier_checkpoints set version = $3 where stream_id = $1 and version = $2 returning version;
 
+-- name: silence_streams
+-- Nobody is told of what the streams $1 hold up to the versions $2.
+insert into notifier_checkpoints as c (stream_id, version, silent)
+select stream_id, version, version from unnest($1::uuid[], $2::bigint[]) as s (stream_id, version)
+on conflict (stream_id) do update set
+    version = greatest(c.version, excluded.version), silent = greatest(c.silent, excluded.silent);
+
 -- name: notifiable
 -- What the notifier needs of the events of stream $1 after version $2, at most $3. Only replies are read.
 select version, event_id, type, schema_version, actor_id, recorded_at,

@@ -23,7 +23,10 @@ from sites s left join streams t on t.stream_id = s.stream_id order by s.site;
 select site from sites where site = $1 for update;
 
 -- name: insert_site_secret
-insert into site_secrets (site, secret_id, algorithm, wrapped) values ($1, $2, $3, $4);
+-- Which of $4 and $5 is stored: see insert_author_key.
+insert into site_secrets (site, secret_id, algorithm, wrapped) values ($1, $2, $3, case
+    when (select value from database_facts where name = 'master_key') = $6 then $4::bytea else $5::bytea
+end);
 
 -- name: site_secrets
 select secret_id, algorithm, wrapped, created_at
@@ -50,8 +53,6 @@ select count(*) from server_keys where site = $1 and revoked_at is null;
 update server_keys set revoked_at = coalesce(revoked_at, now())
 where site = $1 and key_id = $2 returning key_id, name, roles, created_at, revoked_at;
 
--- name: operator_key
--- Whether a living key of any site may see what belongs to no site.
-select exists (
-    select from server_keys where hash = $1 and revoked_at is null and 'operator' = any(roles)
-) as found;
+-- name: living_server_key
+-- The living key with the hash $1, and its site: for what belongs to no site.
+select site, key_id, name, roles from server_keys where hash = $1 and revoked_at is null;

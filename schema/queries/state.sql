@@ -3,34 +3,49 @@
 -- name: stream_end
 select version from events where stream_id = $1 order by version desc limit 1;
 
--- name: stream_state
-select site, key, version, hash, recorded_at, closed, visible, described_by, title, url, settings
-from streams where stream_id = $1;
+-- name: stream_ends_in_log
+-- The last version of each of the streams $1; null where there are no events.
+select asked.stream_id, (
+    select e.version from events e where e.stream_id = asked.stream_id order by e.version desc limit 1
+) as version
+from unnest($1::uuid[]) as asked (stream_id);
+
+-- name: streams_state
+select s.* from unnest($1::uuid[]) as asked (stream_id)
+cross join lateral (
+    select stream_id, lane, site, key, version, hash, recorded_at, closed, visible, described_by, title, url,
+        settings
+    from streams where stream_id = asked.stream_id offset 0
+) as s;
 
 -- name: comments_state
--- Found by the thread's own posting events: a comment's id is its posting event's.
-select c.comment_id, c.stream_id, c.posted, c.parent, c.depth, c.author_id, c.key_id, c.text_mac, c.state,
-    c.revision, c.created_at, c.edited_at, c.edited_by, c.version, c.text_version, c.report_weight, c.path,
-    c.up, c.down, c.site
-from events e join comments c on c.comment_id = e.event_id
-where e.stream_id = $1 and e.type in ('CommentPosted', 'ReplyPosted');
+-- Found by the threads' own posting events: a comment's id is its posting event's.
+select e.stream_id as of_stream, c.* from events e cross join lateral (
+    select comment_id, stream_id, posted, parent, depth, author_id, key_id, text_mac, state, revision, created_at,
+        edited_at, edited_by, version, text_version, report_weight, path, up, down, site
+    from comments where comment_id = e.event_id offset 0
+) as c
+where e.stream_id = any($1::uuid[]) and e.type in ('CommentPosted', 'ReplyPosted');
 
 -- name: reports_state
-select r.comment_id, r.reporter_id, r.version
-from events e join reports r
-    on r.comment_id = (convert_from(e.data, 'UTF8')::jsonb ->> 'comment_id')::uuid
-    and r.reporter_id = e.actor_id
-where e.stream_id = $1 and e.type = 'CommentReported';
+select e.stream_id as of_stream, r.comment_id, r.reporter_id, r.stream_id, r.version
+from events e cross join lateral (
+    select comment_id, reporter_id, stream_id, version from reports
+    where comment_id = (convert_from(e.data, 'UTF8')::jsonb ->> 'comment_id')::uuid
+        and reporter_id = e.actor_id
+    offset 0
+) as r
+where e.stream_id = any($1::uuid[]) and e.type = 'CommentReported';
 
 -- name: votes_state
-select v.comment_id, v.voter_id, v.value, v.version
+select e.stream_id as of_stream, v.comment_id, v.voter_id, v.stream_id, v.value, v.version
 from events e cross join lateral (
-    select comment_id, voter_id, value, version from votes
+    select comment_id, voter_id, stream_id, value, version from votes
     where comment_id = (convert_from(e.data, 'UTF8')::jsonb ->> 'comment_id')::uuid
         and voter_id = e.actor_id
     offset 0
 ) as v
-where e.stream_id = $1 and e.type = 'CommentVoted';
+where e.stream_id = any($1::uuid[]) and e.type = 'CommentVoted';
 
 -- name: repair_stream
 insert into streams (
@@ -67,32 +82,75 @@ on conflict (comment_id, voter_id) do update set
     stream_id = excluded.stream_id, value = excluded.value, version = excluded.version;
 
 -- name: stray_comments
--- Comments that no event of their stream posted.
-select c.comment_id from comments c where not exists (
-    select from events e where e.stream_id = c.stream_id and e.version = c.posted and e.event_id = c.comment_id
-) limit $1;
+-- Of the $2 comments after $1, those that no event of their stream posted, and the last of them.
+with slice as (
+    select comment_id, stream_id, posted from comments where comment_id > $1 order by comment_id limit $2
+), found as (
+    select comment_id, not exists (
+        select from events e
+        where e.stream_id = slice.stream_id and e.version = slice.posted and e.event_id = slice.comment_id
+    ) as stray from slice
+)
+select comment_id, stray from found
+where stray or comment_id = (select comment_id from slice order by comment_id desc limit 1)
+order by comment_id;
 
 -- name: stray_reports
--- Reports that no event of their stream made.
-select r.comment_id, r.reporter_id from reports r where not exists (
-    select from events e
-    where e.stream_id = r.stream_id and e.version = r.version and e.type = 'CommentReported'
-        and e.actor_id = r.reporter_id
-) limit $1;
+-- Of the $3 reports after $2's of comment $1, those that no event of their stream made, and the last of them.
+with slice as (
+    select comment_id, reporter_id, stream_id, version from reports where (comment_id, reporter_id) > ($1, $2)
+    order by comment_id, reporter_id limit $3
+), found as (
+    select comment_id, reporter_id, not exists (
+        select from events e
+        where e.stream_id = slice.stream_id and e.version = slice.version and e.type = 'CommentReported'
+            and e.actor_id = slice.reporter_id
+            and (convert_from(e.data, 'UTF8')::jsonb ->> 'comment_id')::uuid = slice.comment_id
+    ) as stray from slice
+)
+select comment_id, reporter_id, stray from found
+where stray or (comment_id, reporter_id) = (
+    select comment_id, reporter_id from slice order by comment_id desc, reporter_id desc limit 1
+) order by comment_id, reporter_id;
 
 -- name: stray_votes
--- Votes that no event of their stream cast.
-select v.comment_id, v.voter_id from votes v where not exists (
-    select from events e
-    where e.stream_id = v.stream_id and e.version = v.version and e.type = 'CommentVoted'
-        and e.actor_id = v.voter_id
-) limit $1;
+-- Of the $3 votes after $2's on comment $1, those that no event of their stream cast, and the last of them.
+with slice as (
+    select comment_id, voter_id, stream_id, version from votes where (comment_id, voter_id) > ($1, $2)
+    order by comment_id, voter_id limit $3
+), found as (
+    select comment_id, voter_id, not exists (
+        select from events e
+        where e.stream_id = slice.stream_id and e.version = slice.version and e.type = 'CommentVoted'
+            and e.actor_id = slice.voter_id
+            and (convert_from(e.data, 'UTF8')::jsonb ->> 'comment_id')::uuid = slice.comment_id
+    ) as stray from slice
+)
+select comment_id, voter_id, stray from found
+where stray or (comment_id, voter_id) = (
+    select comment_id, voter_id from slice order by comment_id desc, voter_id desc limit 1
+) order by comment_id, voter_id;
 
 -- name: remove_stray_comments
-delete from comments where comment_id = any($1::uuid[]);
+-- Of the comments $1, those that are strays still: others may have set them right since they were found.
+delete from comments c where comment_id = any($1::uuid[]) and not exists (
+    select from events e where e.stream_id = c.stream_id and e.version = c.posted and e.event_id = c.comment_id
+);
 
 -- name: remove_stray_reports
-delete from reports where (comment_id, reporter_id) in (select * from unnest($1::uuid[], $2::text[]));
+delete from reports r where (comment_id, reporter_id) in (select * from unnest($1::uuid[], $2::text[]))
+    and not exists (
+        select from events e
+        where e.stream_id = r.stream_id and e.version = r.version and e.type = 'CommentReported'
+            and e.actor_id = r.reporter_id
+            and (convert_from(e.data, 'UTF8')::jsonb ->> 'comment_id')::uuid = r.comment_id
+    );
 
 -- name: remove_stray_votes
-delete from votes where (comment_id, voter_id) in (select * from unnest($1::uuid[], $2::text[]));
+delete from votes v where (comment_id, voter_id) in (select * from unnest($1::uuid[], $2::text[]))
+    and not exists (
+        select from events e
+        where e.stream_id = v.stream_id and e.version = v.version and e.type = 'CommentVoted'
+            and e.actor_id = v.voter_id
+            and (convert_from(e.data, 'UTF8')::jsonb ->> 'comment_id')::uuid = v.comment_id
+    );

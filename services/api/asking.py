@@ -106,7 +106,10 @@ class Asking:
             after=place,
             focus=focus,
         )
-        name = f"page {thread.stream_id.hex} {parent} {page!r}"
+        # Not the page's repr: a dataclass takes its time for that.
+        behind = None if place is None else (place.posted, place.score)
+        listed = f"{query.sort} {query.limit} {query.replies} {query.depth} {parent_id} {focus} {behind}"
+        name = f"page {thread.stream_id.hex} {parent} {listed}"
         return AskedPage(thread, page, parent, query.min_version, name, query.as_of, query.after)
 
 

@@ -9,16 +9,19 @@ from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from schema.events.payloads import Badge
 from services.api.problems import Problem
 from services.api.tokens import LEEWAY, RESERVED, Claims, claims_of, invalid
 from services.core.commands import GUEST, Actor
 from services.core.pagejson import Reader
 from services.core.text import NAME_CODE_POINTS, SUB_CODE_POINTS, TextRefused, normalise_line
-from services.eventlog.sites import KEY_PREFIX, Site, key_hash
+from services.eventlog.sites import KEY_PREFIX, ServerKey, Site, key_hash
 
 BRIEF_S: Final = 300.0
 """Seconds that a token in an address may have left, the leeway aside."""
 _CHARACTERS: Final = 16 * 1024 * 1024
+SERVER: Final = "key:"
+"""What the id of a server key that acts as itself begins with, and nobody else's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,7 @@ class Caller:
     """Somebody signed in. `expires` is in Unix seconds.
 
     An operator reads logs and figures, and need not be a moderator. `key` tells that a server key signed in,
-    as itself or acting as somebody.
+    as itself or acting as somebody; whom it acts as has its rights, but not its badge.
     """
 
     id: str
@@ -45,7 +48,10 @@ class Caller:
 
     def __post_init__(self) -> None:
         # Made once: a caller is kept, and sends many requests.
-        object.__setattr__(self, "actor", Actor(self.id, self.moderator))
+        badge: Badge | None = "admin" if self.admin else "moderator" if self.moderator else None
+        if self.key and not self.id.startswith(SERVER):
+            badge = None
+        object.__setattr__(self, "actor", Actor(self.id, self.moderator, badge))
         object.__setattr__(self, "reader", Reader(self.id, self.moderator))
 
 
@@ -148,7 +154,12 @@ def _of_key(site: Site, key: str) -> Caller:
         known = None
     if known is None:
         raise invalid("is no key of this site")
-    name = f"key:{known.id}"
+    return caller_of(known)
+
+
+def caller_of(known: ServerKey) -> Caller:
+    """The caller that a server key is, as itself."""
+    name = f"{SERVER}{known.id}"
     admin = "admin" in known.roles
     return Caller(
         id=name,

@@ -23,6 +23,7 @@ from services.core.page import Picked, Place
 from services.core.pagejson import Reader, comment_json, is_shown, page_json
 from services.core.thread import CommentState
 from services.errors import CursorInvalid, VersionNotReached
+from services.projection.logpages import LogPages
 
 _FIRST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST: Final = datetime(9000, 1, 1, tzinfo=UTC)
@@ -45,7 +46,7 @@ async def page(
     found, selection = await api.log_pages.page(stream_id, wanted, version)
     if parent is not None and parent != selection.parent:
         raise CursorInvalid("the cursor was not made by this list")
-    picked, withheld = await _as_shown(api, selection.picked, here.reader)
+    picked, withheld = await as_shown(api.log_pages, selection.picked, here.reader)
 
     def cursor(parent: int, last: int, score: float) -> str:
         return api.cursors.comments(scope, wanted.sort, parent, Place(last, score))
@@ -68,7 +69,7 @@ async def one(
     stream_id = asked.thread.stream_id
     version = await _version(api, here, stream_id, as_of)
     head, found, path = await api.log_pages.comment(stream_id, asked.comment_id, version)
-    [picked], withheld = await _as_shown(api, [found], here.reader)
+    [picked], withheld = await as_shown(api.log_pages, [found], here.reader)
     body = comment_json(picked, path, head, comment_url=here.site.settings.comment_url, reader=here.reader)
     tag = etag(head, _scope(stream_id, version), here, asked.comment_id, withheld)
     return read(request, here, body, tag, version)
@@ -93,12 +94,12 @@ def _scope(stream_id: UUID, version: int) -> UUID:
     return UUID(bytes=hashlib.sha256(named).digest()[:16])
 
 
-async def _as_shown(
-    api: Api, picked: Sequence[Picked], reader: Reader
+async def as_shown(
+    log_pages: LogPages, picked: Sequence[Picked], reader: Reader
 ) -> tuple[list[Picked], tuple[int, ...]]:
     """The comments without the texts that their present states keep from this reader, and whose those are."""
     ids = [UUID(one.raw[ID].decode()) for one in picked]
-    states = await api.log_pages.states(ids) if ids else {}
+    states = await log_pages.states(ids) if ids else {}
     shown: list[Picked] = []
     withheld: list[int] = []
     for comment_id, one in zip(ids, picked, strict=True):

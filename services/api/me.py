@@ -152,12 +152,17 @@ async def _comment(api: Api, one: OwnComment) -> AsyncIterator[bytes]:
                 "created_at": timestamp(one.created_at),
                 "name": posting.get("name"),
                 "avatar": posting.get("avatar"),
+                "badge": _badge(events[0]) if events else None,
             }
             lines.insert(0, head)
         yield _lines(lines)
         after += len(events)
         if len(versions) < _REVISIONS:
             return
+
+
+def _badge(posting: Recorded) -> object:
+    return UPCASTERS.payload(posting.type, posting.schema_version, posting.data).get("badge")
 
 
 def _revision(one: OwnComment, event: Recorded, text: dict[str, str]) -> dict[str, object]:

@@ -167,7 +167,8 @@ async def preflight(request: web.Request) -> web.Response:
     origin, wanted = request.headers.get(hdrs.ORIGIN), request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_METHOD)
     if origin is None or wanted is None:
         return response
-    site = await request.app[API].sites.get(request.match_info["site"])
+    name = request.match_info.get("site")
+    site = None if name is None else await request.app[API].sites.get(name)
     if site is not None and origin in site.settings.origins:
         allowed, may = origin, methods
     elif _reads(request, wanted):

@@ -26,7 +26,7 @@ from services.core.pagejson import comment_json, thread_json
 from services.core.thread import PATH_LENGTH, Comment, CommentState, ThreadState, evolve
 from services.errors import CommentNotFound, CommentNotOpen
 from services.eventlog.batch import Appended
-from services.projection.fold import open_text
+from services.projection.fold import author_of, open_text
 from services.projection.reader import OneComment
 
 _TEXTS: Final = 1000
@@ -55,7 +55,7 @@ def posted(
         here,
         _Written(thread.key, appended.title, appended.url, appended.version),
         comment,
-        author_fragment(caller.id, caller.name, caller.avatar),
+        author_fragment(caller.id, caller.name, caller.avatar, caller.actor.badge),
         text_fragment(body),
     )
 
@@ -168,7 +168,7 @@ async def _from_log(api: Api, here: Visit, thread: Thread, comment_id: UUID, app
         here,
         written,
         comment,
-        author_fragment(comment.author_id, posting["name"], posting.get("avatar")),
+        author_of(comment, first, posting),
         text_fragment(text["body"]),
         counts=(0, 0) if last is None else (last.picked.children, last.picked.descendants),
     )
@@ -178,11 +178,12 @@ def _from_request(here: Visit, thread: Thread, appended: Appended, comment: Comm
     """The comment from the decision and what was sent: neither view nor log can be read just now."""
     caller = here.signed_in()
     own = comment.author_id == caller.id
+    told = (caller.name, caller.avatar, caller.actor.badge) if own else (None, None, None)
     return _shaped(
         here,
         _Written(thread.key, appended.title, appended.url, appended.version),
         comment,
-        author_fragment(comment.author_id, caller.name if own else None, caller.avatar if own else None),
+        author_fragment(comment.author_id, *told),
         text_fragment(body),
     )
 

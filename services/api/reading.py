@@ -93,7 +93,7 @@ async def _page_for_all(api: Api, asked: AskedPage, comment_url: str, min_versio
     found = await _page(api, asked, min_version)
     head = head_of(found.head, asked.thread.key)
     body = _page_body(api, asked, comment_url, found, PUBLIC)
-    shown = (asked.thread.stream_id.hex, "public", comment_url, repr(asked.page))
+    shown = ("public", comment_url, asked.name)
     return Read(
         head,
         body,

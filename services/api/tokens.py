@@ -112,11 +112,11 @@ def _signed(site: Site, token: str) -> tuple[Any, bool]:
         raise invalid("is not a JWT") from None
     if len(encoded) > MAX_TOKEN:
         raise invalid(f"is longer than {MAX_TOKEN:,} bytes")
-    guests = site.guest_secret
-    for secret in site.secrets if guests is None else (*site.secrets, guests):
+    guests = () if site.guest_secret is None else (site.guest_secret, *site.other_guest_secrets)
+    for secret in (*site.secrets, *guests):
         try:
             key = secret.key if secret.algorithm == "HS256" else _public_key(secret)
-            return orjson.loads(_JWS.decode(encoded, key, [secret.algorithm])), secret is guests
+            return orjson.loads(_JWS.decode(encoded, key, [secret.algorithm])), secret in guests
         except (jwt.InvalidSignatureError, jwt.InvalidAlgorithmError, jwt.InvalidKeyError):
             continue  # perhaps it was signed with another of these keys
         except _REFUSED:

@@ -267,7 +267,8 @@ class Job:
         arguments = (verb, "--site", story.SITE, "--thread", self._outcome.key, *options)
         done = await asyncio.to_thread(self._children.call, *arguments)
         printed = " ".join((done.stdout + (done.stderr if done.returncode else "")).split())
-        self._step(done.returncode == 0, None, f"threadlog {' '.join((verb, *options))}: {printed}")
+        command = " ".join(("threadlog", verb, "--thread", self._outcome.key, *options))
+        self._step(done.returncode == 0, None, f"{command}: {printed}")
 
     def _compare(self, before: Answer, after: Answer, what: str) -> None:
         identical = before.raw == after.raw and after.status == 200

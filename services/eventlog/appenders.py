@@ -35,6 +35,11 @@ class Appenders:
         """Commands that wait for their batch, in all lanes."""
         return sum(appender.queued for appender in self._lanes)
 
+    @property
+    def lanes(self) -> int:
+        """How many lanes the log has."""
+        return len(self._lanes)
+
     async def start(self) -> None:
         """Connect every lane."""
         await asyncio.gather(*(appender.start() for appender in self._lanes))

@@ -35,7 +35,9 @@ from services.eventlog.columns import Row
 from services.eventlog.needs import text_of
 from services.eventlog.state import site_row, stream_row
 
-_SCHEMA_VERSIONS = {name: contract.schema_version for name, contract in CONTRACTS.items()}
+_WRITTEN = {name: contract.written for name, contract in CONTRACTS.items()}
+_OUTGROWN = frozenset(name for name, c in CONTRACTS.items() if c.written < c.schema_version)
+"""What is still recorded in a shape that is not the one it folds in."""
 _DESCRIBING = frozenset({"ThreadDescribed", "ThreadClosed", "ThreadReopened"})
 """Events that change what a stream's row tells of the thread itself."""
 
@@ -218,7 +220,7 @@ class Batch:
         events = []
         for new in decision:
             event = self._place(command, new, thread.version + 1, thread.last_hash, now)
-            self._fold(thread, event, new.data)
+            self._fold(thread, event, None if new.type in _OUTGROWN else new.data)
             events.append(event)
         if events:
             self._threads[command.stream_id] = thread
@@ -249,7 +251,7 @@ class Batch:
         thread = self._threads.get(command.stream_id)
         return None if thread is None else thread.comments.get(command.comment_id)
 
-    def _fold(self, thread: ThreadState, event: Recorded, payload: dict[str, Any]) -> None:
+    def _fold(self, thread: ThreadState, event: Recorded, payload: dict[str, Any] | None) -> None:
         comment = evolve(thread, event, payload)
         if comment is None:
             if event.type in _DESCRIBING:
@@ -294,7 +296,7 @@ class Batch:
             version,
             new.event_id,
             new.type,
-            _SCHEMA_VERSIONS[new.type],
+            _WRITTEN[new.type],
             new.actor_id,
             command.correlation_id,
             new.causation_id,

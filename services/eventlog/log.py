@@ -75,6 +75,15 @@ class EventLog:
         rows = await self._pool.fetch(QUERIES["events_by_position"], lane, after, limit)
         return [Recorded(*row) for row in rows]
 
+    async def of_site(
+        self, site: str, lane: int, after: int, to: int, limit: int
+    ) -> tuple[list[Recorded], int]:
+        """At most `limit` events of a site at the positions of a lane after `after` up to `to`, in order; and
+        up to where they were looked for: `to`, or the lane's head where that lies before it."""
+        rows = await self._pool.fetch(QUERIES["site_events_by_position"], lane, after, to, site, limit)
+        reached = rows[0]["reached"] if rows else after
+        return [Recorded(*row[1:]) for row in rows if row["position"] is not None], max(after, reached)
+
     async def head(self, stream_id: UUID) -> tuple[int, bytes] | None:
         """Version and hash of a stream's last event; None for a stream without events."""
         row = await self._pool.fetchrow(QUERIES["head"], stream_id)
@@ -89,6 +98,19 @@ class EventLog:
         """Threads in the order of their stream ids, of one site or of all."""
         rows = await self._pool.fetch(QUERIES["threads"], after, site, limit)
         return [ThreadName(*row) for row in rows]
+
+    async def names(self, stream_ids: Iterable[UUID]) -> dict[UUID, tuple[str, str | None]]:
+        """Site and key of these streams; a site's own stream has no key."""
+        rows = await self._pool.fetch(QUERIES["names_of"], list(stream_ids))
+        return {row["stream_id"]: (row["site"], row["key"]) for row in rows}
+
+    async def size(self, site: str) -> int:
+        """How many events a site has, its threads' and its own."""
+        return int(await self._pool.fetchval(QUERIES["site_size"], site))
+
+    async def version_at(self, stream_id: UUID, when: datetime) -> int:
+        """The last version of a stream that was recorded at this time or before; 0 where there is none."""
+        return int(await self._pool.fetchval(QUERIES["version_at"], stream_id, when) or 0)
 
     async def lanes(self) -> dict[int, int]:
         """Each lane's head: the position of its last event."""

@@ -7,20 +7,24 @@ from typing import Annotated
 
 import typer
 
+from services.garbage import settle
 from services.ops.commands import (
     bench,
+    dead_letters,
     demo,
     doctor,
     erase,
+    export,
     imports,
     lag,
     log,
     migrate,
-    rebuild,
+    replay,
     serve,
     sites,
     thread,
     tokens,
+    verify,
 )
 from services.ops.exits import Guarded
 
@@ -63,17 +67,20 @@ app.add_typer(sites.app, name="site")
 app.command(epilog="Example: threadlog token blog ann --name Ann --role moderator")(tokens.token)
 app.command(epilog="Example: threadlog erase blog u-17 --wait")(erase.erase)
 app.add_typer(imports.app, name="import")
+app.command(epilog="Example: threadlog export --site blog -o blog.jsonl.zst")(export.export)
 app.add_typer(log.app, name="log")
 app.add_typer(thread.app, name="thread")
-app.command(epilog="Example: threadlog replay --site blog --thread article-17")(rebuild.replay)
-app.command(epilog="Example: threadlog verify --all --chain")(rebuild.verify)
+app.add_typer(replay.app, name="replay")
+app.command(epilog="Example: threadlog verify --all --chain")(verify.verify)
 app.command(epilog="Example: threadlog lag --json")(lag.lag)
 app.command(epilog="Example: threadlog doctor")(doctor.doctor)
+app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(bench.app, name="bench")
 
 
 def main() -> None:
     """The entry point of the command `threadlog`."""
+    settle()
     app(prog_name="threadlog")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import traceback
 from collections.abc import Coroutine
@@ -20,9 +19,11 @@ from services.errors import (
     CommentNotFound,
     ConfigurationError,
     CredentialRefused,
+    ParentNotFound,
     SiteNotFound,
     ThreadlogError,
     Unavailable,
+    VersionNotReached,
 )
 from services.eventlog.keys import SealBroken
 
@@ -52,6 +53,8 @@ _USAGE: Final = (
     CredentialRefused,
     SiteNotFound,
     CommentNotFound,
+    ParentNotFound,
+    VersionNotReached,
     BadAddress,
     TextRefused,
 )
@@ -109,7 +112,9 @@ class Guarded(TyperGroup):
 
 def run(main: Coroutine[Any, Any, _R]) -> _R:
     """Run a command's coroutine to its end."""
-    return asyncio.run(main)
+    import uvloop  # here: most of what --help is asked for needs none
+
+    return uvloop.run(main)
 
 
 def leave(code: Exit) -> None:

@@ -40,9 +40,13 @@ def complain(text: str) -> None:
 
 def print_json(value: object) -> None:
     """One JSON value on a line of its own. Dates are RFC 3339, ids and bytes are strings."""
-    line = orjson.dumps(value, default=_plain, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_UTC_Z)
-    sys.stdout.write(line.decode() + "\n")
+    sys.stdout.write(json_of(value) + "\n")
     sys.stdout.flush()
+
+
+def json_of(value: object) -> str:
+    """A value as `print_json` prints it."""
+    return orjson.dumps(value, default=_plain, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_UTC_Z).decode()
 
 
 def _plain(value: object) -> object:

@@ -37,17 +37,6 @@ def check_selection(site: str | None, thread: str | None, everything: bool) -> N
         raise UsageRefused("which threads? --site S --thread T, --site S, or --all")
 
 
-async def selected(resources: Resources, site: str | None, thread: str | None) -> AsyncIterator[ThreadName]:
-    """One thread, the threads of a site, or all of them, in the order of their stream ids."""
-    if site is not None and thread is not None:
-        yield await thread_named(resources, site, thread)
-        return
-    if site is not None and await resources.sites.get(check_site(site)) is None:
-        raise SiteNotFound(site)
-    async for name in walk(resources.log, site):
-        yield name
-
-
 async def walk(log: EventLog, site: str | None) -> AsyncIterator[ThreadName]:
     """Every thread, a page at a time."""
     after = NIL
@@ -55,10 +44,3 @@ async def walk(log: EventLog, site: str | None) -> AsyncIterator[ThreadName]:
         for name in names:
             yield name
         after = names[-1].stream_id
-
-
-async def count(resources: Resources, site: str | None, thread: str | None) -> int:
-    """How many threads `selected` gives."""
-    if thread is not None:
-        return 1
-    return sum([1 async for _ in walk(resources.log, site)])

@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, TypeVar
@@ -28,7 +28,6 @@ from services.core.structure import Step, Structure
 from services.core.thread import Comment, CommentState
 from services.errors import (
     CommentNotFound,
-    Overloaded,
     ParentNotFound,
     ThreadParked,
     Unavailable,
@@ -38,6 +37,7 @@ from services.eventlog.keys import Keyring
 from services.eventlog.log import EventLog
 from services.eventlog.snapshots import LAST, Snapshots
 from services.projection.fold import OFF_LOOP, Texts
+from services.projection.slots import Slots
 from services.readmodel.records import Head
 
 _log = logging.getLogger(__name__)
@@ -60,7 +60,16 @@ _SEGMENT_BYTES: Final = 8 * SEGMENT
 _COMMENT_BYTES: Final = 150
 _TRIES: Final = 5
 _FOLDS: Final = 4
+"""Threads folded at the same time; as many more that take long, apart."""
+
 _WAITING: Final = 200
+"""How many wait for that at most; more are refused."""
+
+_PAST: Final = 2
+"""Folds up to a version of the past at the same time. Each is used by few, and may take half a second."""
+
+_PAST_WAITING: Final = 20
+_QUEUE: Final = "the queue of threads to fold"
 
 _NOTHING: Final = Selection(picked=(), roots=0, more=False)
 
@@ -96,9 +105,11 @@ class LogPages:
         self._snapshots = snapshots
         self._threads: OrderedDict[tuple[UUID, int | None], _Thread] = OrderedDict()
         self._asking: dict[tuple[UUID, PageRequest, int | None], asyncio.Task[tuple[Head, Selection]]] = {}
-        self._slots = asyncio.Semaphore(_FOLDS)
-        self._long_slots = asyncio.Semaphore(_FOLDS)
-        self._waiting = 0
+        # Apart, so that the many short ones do not wait for the few that take seconds, and those who read a
+        # thread as it is do not wait for those who read what it was.
+        self._slots = Slots(_QUEUE, _FOLDS, _WAITING)
+        self._long_slots = Slots(_QUEUE, _FOLDS, _WAITING)
+        self._past_slots = Slots(_QUEUE, _PAST, _PAST_WAITING)
 
     async def head(self, stream_id: UUID, to: int | None = None) -> Head | None:
         """The thread's head at version `to`, or now; None for a thread without events.
@@ -242,18 +253,24 @@ class LogPages:
     async def _advance(self, thread: _Thread, stream_id: UUID, to: int | None) -> None:
         """Fold what the log has by now, up to `to`. Raises _Gone where it has another story."""
         structure = thread.structure
-        end = LAST if to is None else to
+        if to is not None:
+            if structure.version == to:
+                await self._fold_on(thread, stream_id, to, 1)  # it may be another log's by now
+                return
+            async with self._past_slots.held():
+                while not await self._fold_on(thread, stream_id, to, CHUNK):
+                    pass
+            return
         # What stopped it may be gone by now.
         limit = CHUNK if thread.stopped is None else 1
         if structure.version == structure.base.version:
-            async with self._slot(self._slots):
-                is_done = await self._fold_on(thread, stream_id, end, limit)
+            async with self._slots.held():
+                is_done = await self._fold_on(thread, stream_id, LAST, limit)
         else:
-            is_done = await self._fold_on(thread, stream_id, end, limit)
+            is_done = await self._fold_on(thread, stream_id, LAST, limit)
         if not is_done:
-            # Apart, so that the many short ones do not wait for the few that take seconds.
-            async with self._slot(self._long_slots):
-                while not await self._fold_on(thread, stream_id, end, CHUNK):
+            async with self._long_slots.held():
+                while not await self._fold_on(thread, stream_id, LAST, CHUNK):
                     pass
 
     async def _fold_on(self, thread: _Thread, stream_id: UUID, end: int, limit: int) -> bool:
@@ -304,18 +321,6 @@ class LogPages:
                 thread.structure.load(key, columns)
         except (ValueError, IndexError) as error:
             raise SnapshotBroken(str(error)) from error
-
-    @asynccontextmanager
-    async def _slot(self, slots: asyncio.Semaphore) -> AsyncIterator[None]:
-        """One of the few places for threads that are folded at the same time. Raises Overloaded."""
-        if self._waiting >= _WAITING:
-            raise Overloaded("the queue of threads to fold")
-        self._waiting += 1
-        try:
-            async with slots:
-                yield
-        finally:
-            self._waiting -= 1
 
     # --- texts ------------------------------------------------------------------------------------------
 

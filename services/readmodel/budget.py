@@ -11,11 +11,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, cast
 from uuid import UUID
 
 from redis.asyncio import Redis
+from redis.exceptions import OutOfMemoryError
 
 from services.readmodel import keys
 from services.readmodel.recency import READS, member
@@ -92,16 +94,19 @@ class Budget:
                 continue
             # Out of the register first: a view that is built meanwhile enters itself again.
             await self._views.recency.gone([oldest[0]])
-            dropped += await self._drop(oldest[0])
+            dropped += await self._drop(oldest[0], is_read=until == float("inf"))
         return dropped
 
-    async def _drop(self, entry: str) -> bool:
+    async def _drop(self, entry: str, *, is_read: bool) -> bool:
         try:
             stream_id = UUID(entry.partition(":")[2])
         except ValueError:
             return False
         if await self._views.head(stream_id) is None:
             return False
+        if is_read:  # its readers would have it built at once, and dropped again, and so on
+            with suppress(OutOfMemoryError):  # dropping frees memory
+                await self._views.leases.no_room(stream_id)
         await self._views.drop(stream_id)
         return True
 

@@ -34,6 +34,7 @@ bytes big-endian, in the names of keys too; the roots stand below the posting ve
                                                   <stream>:<build>; score = when last written, Unix seconds
     tl:<format>:{<stream>}:lease, :wanted  who builds the view, and that it is missed (leases.py)
     tl:reads                               zset   every view, and when it was read last (recency.py)
+    tl:log                                 hash   of which log the views are, by format (recency.py)
     tl:live:{<stream>}                     channel  hints that the view moved: its version (announcements.py);
                                                   without the format, so that releases hear each other
 

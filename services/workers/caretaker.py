@@ -27,6 +27,7 @@ from services.eventlog.locks import LockClass
 from services.eventlog.pool import Hosts
 from services.eventlog.queries import QUERIES
 from services.pokes import NOTIFY_ACTOR, PROJECT_ACTOR, QUEUES, Poker, queue_key
+from services.projection.restored import Restored
 from services.readmodel.budget import Budget
 from services.readmodel.views import Views
 from services.workers.faults import told
@@ -104,8 +105,10 @@ class Caretaker:
         poker: Poker,
         metrics: WorkerMetrics,
         budget: Budget,
+        hand_out: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """`broker` is a client of the broker's Redis, whose queues are measured."""
+        """`broker` is a client of the broker's Redis, whose queues are measured; `hand_out` tells the workers
+        of what replays have for them."""
         self._hosts = Hosts.of(database)
         self._views = views
         self._broker = broker
@@ -113,6 +116,7 @@ class Caretaker:
         self._poker = poker
         self._metrics = metrics
         self._budget = budget
+        self._restored = Restored(views)
         self._rest = _Rest()
         self._lane_rests: defaultdict[int, _Rest] = defaultdict(_Rest)
         self._chores: dict[str, Callable[[_Connection], Awaitable[None]]] = {
@@ -122,7 +126,10 @@ class Caretaker:
             "counting dead letters": self._count_letters,
             "measuring queues": self._measure_queues,
             "keeping to the budget of memory": self._keep_to_budget,
+            "comparing the views with the log": self._compare_views,
         }
+        if hand_out is not None:
+            self._chores["handing out replays"] = lambda _: hand_out()
         self._chore_rests: defaultdict[str, _Rest] = defaultdict(_Rest)
         self._partitions_due = self._letters_due = 0.0
         self._letters_after = FIRST
@@ -187,6 +194,8 @@ class Caretaker:
         for projection, lag in found.lag.items():
             self._metrics.lag_events.labels(lane, projection).set(lag.events)
             self._metrics.lag_seconds.labels(lane, projection).set(lag.seconds)
+            self._metrics.lane_reached.labels(lane, projection).set(found.head - lag.events)
+        self._metrics.lane_head.labels(lane).set(found.head)
         return found.walk
 
     def _poke(self, behind: Behind) -> None:
@@ -244,6 +253,17 @@ class Caretaker:
         self._metrics.views_budget.set(spent.budget)
         self._metrics.views_dropped.inc(spent.dropped)
 
+    async def _compare_views(self, connection: _Connection) -> None:
+        """Replace the views of a log that was set back."""
+        compared = await self._restored.compare(connection)
+        if compared.again:
+            _log.warning(
+                "of another log: %d views are dropped, %d are behind",
+                compared.dropped,
+                len(compared.again) - compared.dropped,
+            )
+            self._poker.poke(compared.again, (PROJECT_ACTOR,))
+
     def _disown(self, leases: _Leases) -> None:
         """What this process no longer measures is not a number."""
         for lane in leases.sweepers:
@@ -260,3 +280,5 @@ class Caretaker:
         for projection in Projection:
             self._metrics.lag_events.labels(lane, projection).set(math.nan)
             self._metrics.lag_seconds.labels(lane, projection).set(math.nan)
+            self._metrics.lane_reached.labels(lane, projection).set(math.nan)
+        self._metrics.lane_head.labels(lane).set(math.nan)

@@ -17,6 +17,7 @@ from dramatiq.asyncio import get_event_loop_thread
 from dramatiq.middleware import Middleware
 from prometheus_client import multiprocess
 
+from services.garbage import settle
 from services.orphans import end_with_parent
 from services.workers import exposition
 from services.workers.metrics import DIRECTORY
@@ -32,9 +33,8 @@ END_S: Final = 20.0
 """Seconds after which a worker process that was asked to end is gone, whatever it waits for."""
 _LAST_WORD_S: Final = 1.0
 
-IDLE_POLL_MS: Final = 100
-"""The longest that an idle worker waits between two looks at a queue; Dramatiq's own is a second. A poke is
-seen after half of it on average, which is most of the way from a POST to its visibility."""
+IDLE_MS: Final = 500
+"""The longest that an idle worker waits before it looks whether it is to end. Messages wake it."""
 
 
 class Lifecycle(Middleware):
@@ -62,8 +62,9 @@ class Lifecycle(Middleware):
 
     def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
         """Called by Dramatiq before consumers and threads are made."""
-        worker.worker_timeout = IDLE_POLL_MS
+        worker.worker_timeout = IDLE_MS
         _on_loop(self._runtime.start())
+        settle()
 
     def before_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
         """Called by Dramatiq while messages are still under way."""

@@ -16,6 +16,7 @@ from services.pokes import NOTIFY_ACTOR, NOTIFY_QUEUE, PROJECT_ACTOR, PROJECT_QU
 from services.settings import Settings
 from services.workers.lifecycle import Lifecycle
 from services.workers.metrics import WorkerMetrics
+from services.workers.replayer import PRIORITY, REPLAY_ACTOR, REPLAY_QUEUE
 from services.workers.runtime import Runtime
 
 
@@ -35,6 +36,10 @@ def setup() -> None:
     @dramatiq.actor(actor_name=NOTIFY_ACTOR, queue_name=NOTIFY_QUEUE, broker=broker)
     async def notify(stream_ids: list[str], poked_at: int | None) -> None:
         await runtime.notify([UUID(stream_id) for stream_id in stream_ids], poked_at)
+
+    @dramatiq.actor(actor_name=REPLAY_ACTOR, queue_name=REPLAY_QUEUE, broker=broker, priority=PRIORITY)
+    async def replay(replay_id: int) -> None:
+        await runtime.replay(replay_id)
 
 
 def configure_logging(settings: Settings) -> None:

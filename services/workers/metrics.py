@@ -55,6 +55,13 @@ METRICS: Final = (
         ("lane", "projection"),
         "Age of the first event of the lane that a projection lacks, in seconds; 0 where it lacks none.",
     ),
+    Metric("threadlog_lane_head", "gauge", ("lane",), "Position of the lane's last event."),
+    Metric(
+        "threadlog_lane_reached",
+        "gauge",
+        ("lane", "projection"),
+        "Position up to which a projection lacks no event of the lane, events of the last second left out.",
+    ),
     Metric("threadlog_dead_letters", "gauge", ("projection",), "Streams parked before an event."),
     Metric("threadlog_views", "gauge", (), "Views that are there, of all formats."),
     Metric("threadlog_views_memory_bytes", "gauge", (), "Memory that the views' server uses."),
@@ -65,6 +72,14 @@ METRICS: Final = (
         "What it may use before views are dropped; 0 where there is no bound.",
     ),
     Metric("threadlog_views_dropped_total", "counter", (), "Views dropped to keep to the budget."),
+    Metric("threadlog_snapshots_written_total", "counter", (), "Snapshots of long threads written."),
+    Metric("threadlog_snapshots_written_bytes_total", "counter", (), "Bytes of these snapshots, compressed."),
+    Metric(
+        "threadlog_snapshots_wait_seconds",
+        "gauge",
+        (),
+        "How long the thread that waits longest for a snapshot has waited; 0 where none does.",
+    ),
     Metric("threadlog_queue_messages", "gauge", ("queue",), "Messages that wait in a queue of the broker."),
 )
 _BY_NAME: Final = {metric.name: metric for metric in METRICS}
@@ -86,12 +101,17 @@ class WorkerMetrics:
         self.swept = self._counter("threadlog_sweeper_pokes_total")
         self.lag_events = self._gauge("threadlog_lag_events")
         self.lag_seconds = self._gauge("threadlog_lag_seconds")
+        self.lane_head = self._gauge("threadlog_lane_head")
+        self.lane_reached = self._gauge("threadlog_lane_reached")
         self.dead_letters = self._gauge("threadlog_dead_letters")
         self.queue = self._gauge("threadlog_queue_messages")
         self.views = self._gauge("threadlog_views")
         self.views_memory = self._gauge("threadlog_views_memory_bytes")
         self.views_budget = self._gauge("threadlog_views_memory_budget_bytes")
         self.views_dropped = self._counter("threadlog_views_dropped_total")
+        self.snapshots = self._counter("threadlog_snapshots_written_total")
+        self.snapshot_bytes = self._counter("threadlog_snapshots_written_bytes_total")
+        self.snapshots_wait = self._gauge("threadlog_snapshots_wait_seconds", "livemax")
         # A count that is there from the start is 0, not unknown.
         for actor in ACTORS:
             for outcome in ("done", "failed"):
@@ -103,9 +123,7 @@ class WorkerMetrics:
         metric = _BY_NAME[name]
         return Counter(name, metric.help, metric.labels, registry=self._registry)
 
-    def _gauge(self, name: str) -> Gauge:
-        # Only the process that holds a lease measures: what it said last is what counts.
+    def _gauge(self, name: str, mode: Literal["livemostrecent", "livemax"] = "livemostrecent") -> Gauge:
+        # Where only the process that holds a lease measures, what it said last is what counts.
         metric = _BY_NAME[name]
-        return Gauge(
-            name, metric.help, metric.labels, registry=self._registry, multiprocess_mode="livemostrecent"
-        )
+        return Gauge(name, metric.help, metric.labels, registry=self._registry, multiprocess_mode=mode)

@@ -84,10 +84,11 @@ class Walk(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What one round found."""
+    """What one round found. `head` is the position of the lane's last event, as far as it was looked for."""
 
     lag: Mapping[Projection, Lag]
     walk: Walk
+    head: int
 
 
 @dataclass(slots=True)
@@ -120,7 +121,8 @@ class Sweeper:
         await self._revisit()
         walk = await self._walk()
         await self._store()
-        return Round(await self._lag(walk), walk)
+        lag, head = await self._lag(walk)
+        return Round(lag, walk, head)
 
     async def _revisit(self) -> None:
         now = self.clock()
@@ -194,7 +196,7 @@ class Sweeper:
         heads, unreadable = await self._heads(list(versions))
         found = {}
         for stream_id, version in versions.items():
-            projections = _lacking(version, followed.get(stream_id), heads.get(stream_id))
+            projections = lacking(version, followed.get(stream_id), heads.get(stream_id))
             if stream_id in unreadable:
                 projections |= {Projection.VIEW}
             if projections:
@@ -236,7 +238,7 @@ class Sweeper:
             await self.checkpoints.move(self.lane, safe)
             self._stored = safe
 
-    async def _lag(self, walk: Walk) -> dict[Projection, Lag]:
+    async def _lag(self, walk: Walk) -> tuple[dict[Projection, Lag], int]:
         assert self._cursor is not None
         now = datetime.now(UTC)
         stood = self.clock() - self._moved_at
@@ -251,18 +253,19 @@ class Sweeper:
             since = min((one.recorded_at for one in lacking), default=now)
             seconds = max((now - since).total_seconds(), stood if unseen else 0.0)
             lag[projection] = Lag(max(0, head - first + 1), seconds)
-        return lag
+        return lag, head
 
 
-def _lacking(version: int, followed: Followed | None, head: Head | None) -> frozenset[Projection]:
+def lacking(version: int, followed: Followed | None, head: Head | None) -> frozenset[Projection]:
+    """What has not reached this version of a thread, of the view with this head and the notifier."""
     parked = followed.parked if followed is not None else frozenset()
-    lacking = set()
+    found = set()
     # A thread without a view lacks none. A mark without a dead letter, or a letter without the mark, is what
     # something cut short has left, or waits for a newer release.
     is_parked = head is not None and head.stale and Projection.VIEW in parked
     if head is not None and not is_parked and (head.stale or head.version < version):
-        lacking.add(Projection.VIEW)
+        found.add(Projection.VIEW)
     notified = followed.notified if followed is not None else 0
     if notified < version and Projection.NOTIFICATIONS not in parked:
-        lacking.add(Projection.NOTIFICATIONS)
-    return frozenset(lacking)
+        found.add(Projection.NOTIFICATIONS)
+    return frozenset(found)

@@ -86,7 +86,7 @@ def test_the_demo_does_its_job_and_holds_every_step(start: Start) -> None:
     for line in (
         "the view before and after the replay: identical",
         "the view before and after Redis was emptied: identical",
-        "threadlog verify --chain: identical: 1 thread; every hash chain holds",
+        f"threadlog verify --thread {story.KEY} --chain: identical: 1 thread; every hash chain holds",
         "Tom is told of an answer:",
         f"the page has all {len(story.STORY)} comments, 6 levels deep",
     ):

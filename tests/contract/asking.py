@@ -29,9 +29,12 @@ OTHER_SITE: Final = "quiz"
 AUTHORS: Final = ("ann", "bob")
 
 LET_IN: Final[dict[tuple[str, str], str]] = {
-    (route.method, route.path): {"moderator": "moderator", "overseer": "key", "admin": "admin"}.get(
-        route.who, "author"
-    )
+    (route.method, route.path): {
+        "moderator": "moderator",
+        "overseer": "key",
+        "admin": "admin",
+        "operator": "key",
+    }.get(route.who, "author")
     for route in ROUTES
 }
 """Somebody whom a route is for."""

@@ -10,6 +10,7 @@ from urllib.parse import quote
 import pytest
 
 from services.api.shapes import CommentShape, PageShape
+from services.projection import logpages
 from tests.integration.api_client import SITE, Answer, Client, S, T, client_of
 from tests.sites import UNLIMITED, set_site
 
@@ -322,3 +323,17 @@ async def test_it_needs_no_view_and_makes_none(client: Client) -> None:
     await redis.flushdb()
     await page(client, 1)
     assert [key async for key in redis.scan_iter("*view*")] == []
+
+
+async def test_more_readers_of_the_past_than_there_is_room_for_come_again_later(
+    database_url: str, redis_url: str, broker_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logpages, "_PAST", 0)
+    monkeypatch.setattr(logpages, "_PAST_WAITING", 0)
+    async with client_of(database_url, redis_url, broker_url, unlimited=True) as client:
+        comment = await client.post("a text")
+        for path in (f"{T}/comments", path_of(comment)):
+            answer = await client.get(f"{path}?as_of=1", **MOD)
+            assert (answer.status, answer.code) == (503, "overloaded")
+            assert int(answer.headers["Retry-After"]) > 0
+            assert (await client.get(path, **MOD)).status == 200

@@ -156,7 +156,7 @@ def test_a_key_that_a_backup_brought_back_is_found_and_destroyed_again(
     with keys_file.open("a") as file:
         file.write("0199")  # a crash cut it off
     found = finding(invoke, Exit.FOUND)
-    assert (found["ok"], found["next"]) == (False, "threadlog erase --reapply")
+    assert (found["ok"], found["next"]) == (False, "threadlog erase reapply")
     assert "1 keys live" in found["detail"]
     reapplied = json.loads(invoke("erase", "--reapply", "--json").stdout)
     assert (reapplied["keys"], len(reapplied["erased_again"])) == (1, 1)

@@ -17,14 +17,15 @@ import pytest
 
 from services.core.page import FIRST, MAX_PAGE, PageRequest
 from services.core.thread import ThreadState
-from services.projection import advance, fold
+from services.projection import advance, fold, longthread
 from services.wiring import Resources, resources
 from tests.talk import Talk, settings_of, talking
 
 DEPTH = 40
 """How deep the chain goes that every tenth comment lengthens, before it begins anew."""
 
-_LUA = re.compile(rb"^\+[\d.]+ \[\d+ lua\] (.*)")
+_RAN = re.compile(rb'^\+[\d.]+ \[\d+ (?:lua\] |[^\]]*\] (?="HMGET" ))(.*)')
+"""A command of a script's, or one that fetches what a script picked."""
 _WORD = re.compile(rb'"((?:[^"\\]|\\.)*)"')
 
 WRITES: dict[bytes, Callable[[int], int]] = {
@@ -71,7 +72,8 @@ class Touched:
 
 @asynccontextmanager
 async def monitored(redis_url: str) -> AsyncIterator[Callable[[Resources], Awaitable[Touched]]]:
-    """Watch the commands that scripts run; the callable gives what they touched since it was last called."""
+    """Watch the commands of scripts, and beside them; the callable tells what they touched since it was
+    called last."""
     reader, writer = await asyncio.open_unix_connection(unquote(urlsplit(redis_url).path), limit=1 << 24)
     writer.write(b"MONITOR\r\n")
     assert await reader.readline() == b"+OK\r\n"
@@ -80,7 +82,7 @@ async def monitored(redis_url: str) -> AsyncIterator[Callable[[Resources], Await
         await parts.redis.echo("until here")
         found = Touched()
         while b'"until here"' not in (line := await reader.readline()):
-            if (ran := _LUA.match(line)) is not None:
+            if (ran := _RAN.match(line)) is not None:
                 found.add(_WORD.findall(ran[1]))
         return found
 
@@ -143,6 +145,7 @@ def _comments_of(thread: ThreadState, *_: object) -> int:
 def spy(monkeypatch: pytest.MonkeyPatch) -> Spy:
     found = Spy(threading.get_ident())
     found.watch(monkeypatch, advance, "evolve_all", lambda _, events: len(events))
+    found.watch(monkeypatch, longthread, "_fold", lambda _, events: len(events))
     found.watch(monkeypatch, advance, "fold", lambda _thread, _parents, events: len(events))
     found.watch(monkeypatch, advance, "FoldIndex", _comments_of)
     found.watch(monkeypatch, fold, "_nodes", lambda comments, *_: len(comments))
@@ -167,7 +170,8 @@ async def test_a_large_thread_is_appended_to_and_read_by_the_page(
         assert (reader.cold, reader.cold_reads.asked, parts.projector.rebuilds) == (1, 1, 0)
         assert await parts.projector.follow(stream_id) is not None
         assert parts.projector.rebuilds == 1
-        assert spy.calls["evolve_all"] >= comments // fold.CHUNK
+        folds = "_fold" if comments > longthread.LONG else "evolve_all"
+        assert spy.calls[folds] >= comments // fold.CHUNK
         assert spy.calls["_nodes"] >= comments // advance.WRITE
         assert spy.on_loop == []
 

@@ -12,8 +12,10 @@ from prometheus_client import CollectorRegistry
 from services.core.page import PageRequest
 from services.dev.servers import EmbeddedRedis
 from services.pokes import Poker
+from services.projection import advance, cold
 from services.readmodel import keys
 from services.readmodel.budget import Budget
+from services.readmodel.leases import NO_ROOM_S, wanted_key
 from services.readmodel.recency import READS, Reads, Recency, member
 from services.wiring import resources
 from services.workers.caretaker import Caretaker, dismiss
@@ -99,6 +101,32 @@ async def test_a_dropped_view_comes_back_when_it_is_read(world: World) -> None:
         assert await there(world, names) == [names[1]]
         assert await world.views.recency.count() == 1
         assert await parts.verifier.thread(stream_of(names[1])) == []
+
+
+async def test_a_view_that_there_is_no_room_for_is_not_built_again_and_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (advance, cold):
+        monkeypatch.setattr(module, "SHORT", COMMENTS // 2)
+    stream_id = stream_of("long")
+    await asyncio.gather(*(world.log.post("long", f"author-{n}") for n in range(COMMENTS)))
+    async with resources(world.settings) as parts:
+        reads, asks = parts.reader.cold_reads, PageRequest(limit=100)
+        page = await parts.reader.page(stream_id, asks)
+        await world.following.project([stream_id], Looked.now())
+        assert await there(world, ["long"]) == ["long"]
+        assert (await Budget(world.redis, world.views, 1).round()).dropped == 1
+        asked = reads.asked
+        monkeypatch.setattr(cold, "ASK_S", 0.0)
+        assert await parts.reader.page(stream_id, asks) == page, "the log answers"
+        await world.following.project([stream_id], Looked.now())
+        assert (await there(world, ["long"]), reads.asked) == ([], asked)
+        # Once a while has passed it is tried again.
+        assert 0 < await world.redis.ttl(wanted_key(stream_id)) <= NO_ROOM_S
+        await world.redis.delete(wanted_key(stream_id))
+        await parts.reader.page(stream_id, asks)
+        await world.following.project([stream_id], Looked.now())
+        assert (await there(world, ["long"]), reads.asked) == (["long"], asked + 1)
 
 
 async def test_views_of_other_formats_count_and_go_in_their_turn(world: World) -> None:

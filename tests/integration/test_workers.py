@@ -242,7 +242,7 @@ async def test_a_worker_that_cannot_end_leaves_all_the_same(
         await until(
             lambda: connection.fetchval(
                 "select count(*) from pg_stat_activity where datname = current_database()"
-                " and application_name = 'threadlog' and wait_event_type = 'Lock'"
+                " and application_name like 'threadlog %' and wait_event_type = 'Lock'"
             ),
             "the message waits",
         )

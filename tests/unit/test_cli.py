@@ -23,6 +23,7 @@ from services.ops.cli import app
 from services.ops.commands.log import line
 from services.ops.commands.thread import print_tree
 from services.ops.exits import Exit, UsageRefused, exit_of
+from services.projection.opening import Opened
 from services.settings import Settings
 
 KEY = "A" * 43 + "="
@@ -223,7 +224,7 @@ def test_an_event_is_one_line_for_a_person() -> None:
         lane=0,
         position=99,
     )
-    sealed = line(event, None, with_stream=False)
+    sealed = line(event, None)
     assert re.split(" {2,}", sealed.strip()) == [
         "17",
         "2026-11-23 05:00:00Z",
@@ -232,9 +233,12 @@ def test_an_event_is_one_line_for_a_person() -> None:
         "comment_id=c reason=spam",
         "sealed=4 bytes",
     ]
-    opened = line(event, {"detail": "two\nlines"}, with_stream=True)
-    assert opened.startswith("0:99 ")
+    opened = line(event, Opened({"detail": "two\nlines"}), stream="blog/on bees")
+    assert opened.startswith("0:99       blog/on bees ")
     assert opened.endswith(r'detail="two\nlines"')
+    assert line(event, Opened(shut="no key")).endswith("sealed=4 bytes (no key)")
+    assert "data=odd (no JSON object)" in line(event._replace(data=b"odd"), None)
+    assert "\x1b" not in line(event._replace(actor_id="\x1b[2J"), Opened({"detail": "\x1b[2J"}))
 
 
 def comment(

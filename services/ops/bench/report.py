@@ -35,8 +35,11 @@ def print_replay(report: dict[str, Any]) -> None:
         [
             ("peak memory, MiB", round(report["peak_rss"] / 2**20)),
             ("of it before the first measurement, MiB", round(report["peak_rss_before"] / 2**20)),
+            *(("replay of a log apart, MiB", round(peak / 2**20)) for peak in report["peaks"]),
         ]
     )
+    say()
+    print_goals(report["goals"])
 
 
 def print_goals(goals: list[dict[str, Any]]) -> None:

@@ -150,6 +150,7 @@ class Servers:
             "THREADLOG_HOST": "127.0.0.1",
             "THREADLOG_PORT": str(port),
             "THREADLOG_API_PROCESSES": str(processes),
+            "THREADLOG_MAX_STREAMS_PER_ADDRESS": "60000",  # all readers are here
         }
         process = stack.enter_context(Process(CLI, ["api"], log=self.folder / "api.log", env=environment))
         process.wait_until_ready(port, "/readyz")

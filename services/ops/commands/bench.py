@@ -136,6 +136,9 @@ def read(
 def replay(
     events: Annotated[int, typer.Option(min=1, max=10_000_000, help="Events in the log.")] = 50_000,
     large: Annotated[int, typer.Option(min=1, max=1_000_000, help="Of them, those of one thread.")] = 10_000,
+    memory: Annotated[
+        int, typer.Option(min=0, max=10_000_000, help="Events of another log, and of a tenth, for memory.")
+    ] = 0,
     rounds: Rounds = 3,
     seed: Seed = 1,
     json: Json = False,
@@ -148,7 +151,7 @@ def replay(
     from services.ops.bench.replay import Plan, run
     from services.ops.bench.report import print_replay
 
-    report = run(Plan(events, large, rounds, seed))
+    report = run(Plan(events, large, rounds, seed, memory))
     if json:
         print_json(report)
     else:

@@ -9,7 +9,7 @@ import typer
 
 from services.core.addresses import check_site
 from services.core.thread import timestamp
-from services.ops.commands import site_keys, site_secrets
+from services.ops.commands import master_key, site_keys, site_secrets
 from services.ops.commands.site_secrets import SECRET_BYTES, given_secret
 from services.ops.exits import UsageRefused, run
 from services.ops.output import print_json, say, table
@@ -24,6 +24,10 @@ app = typer.Typer(
 )
 app.add_typer(site_secrets.app, name="secret")
 app.add_typer(site_keys.app, name="key")
+app.command(
+    "rotate-master-key",
+    epilog="Example: THREADLOG_MASTER_KEY_PREVIOUS=… threadlog site rotate-master-key --json",
+)(master_key.rotate_master_key)
 
 
 @app.command(epilog="Example: threadlog site add blog")
