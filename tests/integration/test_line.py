@@ -21,7 +21,8 @@ from services.readmodel.resting import RestingPool
 from services.wiring import connect_redis
 
 PATIENT_S = 30.0
-IMPATIENT_S = 0.2
+IMPATIENT_S = 2.0
+"""Longer than a server takes that only has much to do beside."""
 
 
 @asynccontextmanager

@@ -21,6 +21,7 @@ from services.projection import replay, replaying
 from services.readmodel import keys
 from services.wiring import Resources, resources
 from services.workers.notifier import Notifier
+from services.workers.replayer import Replaying
 from tests.processes import until
 from tests.replaying import builds, damage, differences, fill, keys_of, replayed, work_of, writing
 from tests.talk import settings_of, talking
@@ -283,6 +284,23 @@ async def test_who_lost_a_range_records_nothing_of_it(parts: Resources) -> None:
     done = await replays.one(number)
     assert done is not None
     assert (done.state, done.threads, done.failed, done.done) == (State.DONE, 3, 1, 1)
+
+
+async def test_a_replay_whose_last_worker_died_before_it_said_so_is_said_done(parts: Resources) -> None:
+    replays = Replays(parts.pool)
+    number = await replays.begin(Selected(SITE), workers=True)
+    mine = await replays.claim(number, uuid4())
+    assert mine is not None
+    assert mine.last is not None
+    assert await replays.to_do() == [], "somebody is at it"
+    await replays.checkpoint(mine, Step(mine.last, 0, 0, 0, 0, ()), ends=True)
+
+    await Replaying(parts, DeadLetters(parts.pool, "a release")).look()
+
+    found = await replays.one(number)
+    assert found is not None
+    assert found.state is State.DONE
+    assert await replays.to_do() == []
 
 
 async def test_a_lease_that_is_not_renewed_is_anothers(parts: Resources) -> None:
