@@ -183,17 +183,16 @@ cross join lateral (
 delete from snapshots where stream_id = any($1::uuid[]);
 
 -- name: remove_stray_streams
--- What is kept of streams that have no events: their rows, how far the notifier is in them.
-with gone as (
-    delete from streams s where not exists (
-        select from events e where e.stream_id = s.stream_id and e.version = 1
-    ) returning s.stream_id
-), untold as (
-    delete from notifier_checkpoints n where not exists (
-        select from events e where e.stream_id = n.stream_id and e.version = 1
-    ) returning n.stream_id
-)
-select (select count(*) from gone) + (select count(*) from untold);
+-- The rows of those of the streams $1 that have no events.
+delete from streams s where s.stream_id = any($1::uuid[]) and not exists (
+    select from events e where e.stream_id = s.stream_id
+);
+
+-- name: remove_stray_checkpoints
+-- How far the notifier is in those of the streams $1 that have no events.
+delete from notifier_checkpoints n where n.stream_id = any($1::uuid[]) and not exists (
+    select from events e where e.stream_id = n.stream_id
+);
 
 -- name: remove_stray_letters
 -- Dead letters before another event than the log has there; the projection tries again.

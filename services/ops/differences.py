@@ -59,6 +59,8 @@ class Told(ABC):
         """The command that shows or repairs what threads were found to differ."""
         if self._last is None:
             return None
+        if set(self.kinds) == {"event"}:
+            return "threadlog dead-letters list"  # no replay gets past these
         if self.differing > 1:
             return "threadlog replay --all --differing --dry-run"
         site, key = self._last

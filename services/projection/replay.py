@@ -28,7 +28,7 @@ from services.errors import PoisonEvent, Unavailable
 from services.eventlog import kept, state
 from services.eventlog.checkpoints import DeadLetters, Projection
 from services.eventlog.locks import LockClass
-from services.eventlog.log import EventLog
+from services.eventlog.log import NIL, EventLog
 from services.eventlog.queries import QUERIES
 from services.eventlog.state import Connection
 from services.projection.advance import SHORT, Projector
@@ -271,7 +271,8 @@ class Replayer:
             async for pairs in state.pair_strays(connection, "stray_votes"):
                 rows = state.DecisionState(votes=dict.fromkeys(pairs, (0, 0)))
                 removed += await state.remove(connection, rows)
-            removed += int(await connection.fetchval(QUERIES["remove_stray_streams"]) or 0)
+            for table in ("streams", "checkpoints"):
+                removed += await _remove_empty(connection, table)
             for query in ("remove_stray_letters", "remove_stray_snapshots"):
                 removed += _rows(await connection.execute(QUERIES[query]))
         for lane in range(self._lanes):
@@ -372,6 +373,16 @@ class Replayer:
     def _count(self, rows: int) -> None:
         self.holds += 1
         self.longest = max(self.longest, rows)
+
+
+async def _remove_empty(connection: Connection, table: str) -> int:
+    """Remove what is kept of streams without events, some at a time; how many rows there were."""
+    removed, after = 0, NIL
+    while rows := await connection.fetch(QUERIES[f"stray_{table}"], after, state.SLICE):
+        if found := [row["stream_id"] for row in rows if row["stray"]]:
+            removed += _rows(await connection.execute(QUERIES[f"remove_stray_{table}"], found))
+        after = rows[-1]["stream_id"]
+    return removed
 
 
 def _rows(told: str) -> int:

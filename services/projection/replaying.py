@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import Final, TypeVar
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -26,6 +27,7 @@ from services.eventlog.state import Difference
 from services.projection.replay import TOGETHER, Replayed, Replayer, is_rebuilt
 from services.projection.verify import Verifier
 
+_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 PAGE: Final = 64
@@ -137,10 +139,15 @@ class ReplayWork:
     async def _range(self, replay: Replay, lease: _Lease, last: UUID) -> None:
         behind = lease.range.done_through
         while lease.holds and not self._stopping:
-            streams, through = await self._replays.streams(replay.selected, behind, last, PAGE)
+            found = await self._insist(
+                replay, lease, partial(self._replays.streams, replay.selected, behind, last, PAGE)
+            )
+            if found is None:
+                return
+            streams, through = found
             if replay.max_rate is not None and not await self._paid(replay, lease, streams):
                 return
-            step = await self._insist(replay, lease, streams, through or last)
+            step = await self._insist(replay, lease, partial(self._replay, replay, streams, through or last))
             if step is None:
                 return
             lease.state = await self._replays.checkpoint(lease.range, step, ends=through is None)
@@ -150,7 +157,9 @@ class ReplayWork:
             behind = through
 
     async def _strays(self, replay: Replay, lease: _Lease) -> None:
-        rows = await self._replayer.remove_strays(keys=replay.differing)
+        rows = await self._insist(replay, lease, lambda: self._replayer.remove_strays(keys=replay.differing))
+        if rows is None:
+            return
         step = Step(lease.range.done_through, 0, 0, 0, rows, ())
         await self._replays.checkpoint(lease.range, step, ends=True)
         await self._replays.finish(lease.range.replay_id)
@@ -166,13 +175,11 @@ class ReplayWork:
             await asyncio.sleep(min(left, _PIECE_S))
         return False
 
-    async def _insist(
-        self, replay: Replay, lease: _Lease, streams: Sequence[Logged], through: UUID
-    ) -> Step | None:
-        """Replay these streams, again where something was away; None where the range is held no more."""
+    async def _insist(self, replay: Replay, lease: _Lease, attempt: Callable[[], Awaitable[_T]]) -> _T | None:
+        """Do it again where something was away; None where the range is held no more."""
         for pause in (*_PAUSES_S, None):
             try:
-                return await self._replay(replay, streams, through)
+                return await attempt()
             except _AWAY as error:
                 if pause is None:
                     raise

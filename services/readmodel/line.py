@@ -65,8 +65,10 @@ class Line:
                 return self._talk
             connection, self._connection, self._talk = self._connection, None, None
             if connection is not None:
-                await connection.disconnect(nowait=True)
-                await self._pool.release(connection)
+                try:
+                    await connection.disconnect(nowait=True)
+                finally:  # whoever is cancelled here must not take a place in the pool along
+                    await asyncio.shield(self._pool.release(connection))
             connection = cast(AbstractConnection, await self._pool.get_connection())  # type: ignore[no-untyped-call]
             self._connection = connection
             self._talk = _Talk(connection, self._patience, self._failed)

@@ -128,7 +128,7 @@ async def test_what_a_killed_worker_was_at_another_one_takes_up(running: Threadl
     async with writing(parts) as writer:
         streams = await fill(writer, THREADS, posts=POSTS)
     first = running.worker()
-    number = await Replays(parts.pool).begin(Selected(), max_rate=RATE, workers=True)
+    number = await Replays(parts.pool).begin(Selected(), max_rate=RATE // 3, workers=True)
     # Nobody is told of it: the caretaker finds out.
     await comes_to(running, number, first, 1)
     for child in psutil.Process(first.popen.pid).children(recursive=True):

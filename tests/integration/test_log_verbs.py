@@ -97,6 +97,8 @@ def test_show_begins_and_ends_where_it_is_told_to(here: Installation, thread: st
 def test_tail_names_the_threads(here: Installation, thread: str) -> None:
     lines = here.run("log", "tail", "-n", "2").stdout.splitlines()
     assert [f"  {SITE}/{thread}  " in line or f"{SITE}/{thread}" in line for line in lines] == [True, True]
+    told = here.run("log", "tail", "-n", "1", "--json").stdout
+    assert {"lane": 0, "site": SITE, "thread": thread}.items() <= json.loads(told).items()
 
 
 # --- following ----------------------------------------------------------------------------------------------

@@ -320,7 +320,7 @@ async def test_a_paused_replay_goes_on_from_there_and_a_cancelled_one_does_not(
     monkeypatch.setattr(replaying, "PAGE", 5)
     streams = await fill(writer, THREADS)
     replays = Replays(parts.pool)
-    number = await replays.begin(Selected(), max_rate=400)
+    number = await replays.begin(Selected(), max_rate=60)
     begun = await replays.one(number)
     assert begun is not None
     running = asyncio.create_task(work_of(parts).all(begun, 1))

@@ -119,9 +119,14 @@ async def test_status_pause_cancel_and_resume_tell_what_they_did(running: Thread
     status = await here("status", number)
     assert (status["state"], status["workers"], status["max_rate"]) == ("running", True, 1000)
     assert (status["threads"], status["of_threads"], status["of_events"]) == (0, 3, 15)
+    assert (await invoked(running, "status", number))[1].endswith(
+        "\nno worker is at it: they are busy, or none runs\n"
+    )
     assert (await invoked(running, "pause", number))[1] == f"replay {number} is paused\n"
     ended, _, err = await invoked(running, "pause", number)
     assert (ended, err) == (Exit.USAGE, f"threadlog: replay {number} is paused\n")
+    paused = (await invoked(running, "status", number))[1]
+    assert paused.endswith(f"\nnext: threadlog replay resume {number}\n")
     assert (await invoked(running, "resume", number))[0] == Exit.DONE
     assert (await invoked(running, "cancel", number))[1] == f"replay {number} is cancelled\n"
     ended, _, err = await invoked(running, "resume", number)
@@ -155,6 +160,8 @@ async def test_a_thread_that_cannot_be_replayed_is_told_of(running: Threadlog) -
     [failure] = done["failures"]
     assert (failure["site"], failure["thread"]) == ("blog", "thread-1")
     assert failure["reason"].startswith(f"version {version}: ")
+    ended, out, _ = await running.run("verify")
+    assert (ended, out.splitlines()[-1]) == (Exit.FOUND, "next: threadlog dead-letters list")
     one = await asked(running, "--site", "blog", "--thread", "thread-0")
     assert (one["threads"], one["events"]) == (1, 5)
     ended, _, err = await running.run("replay", "--site", "blog", "--thread", "nothing")

@@ -167,7 +167,7 @@ class _Printer:
         self._open = open_
         self._as_json = as_json
         self._with_stream = with_stream
-        self._names: dict[UUID, str] = {}
+        self._names: dict[UUID, tuple[str, str | None]] = {}
         self._seals: Counter[str] = Counter()
 
     async def print(self, events: list[Recorded]) -> None:
@@ -175,16 +175,23 @@ class _Printer:
         keys: dict[UUID, AuthorKey] = {}
         if self._open:
             keys = await self._keyring.by_id(event.key_id for event in events if event.key_id is not None)
-        if self._with_stream and not self._as_json:
+        if self._with_stream:
             await self._learn({event.stream_id for event in events})
         for event in events:
             text = opened(event, keys) if self._open else None
             if text is not None and event.sealed is not None:
                 self._seals[text.shut or "opened"] += 1
             if self._as_json:
-                print_json(recorded(event) | ({} if text is None else text.told()))
+                where = self._where(event) if self._with_stream else {}
+                print_json(recorded(event) | where | ({} if text is None else text.told()))
             else:
-                say(line(event, text, stream=self._names[event.stream_id] if self._with_stream else None))
+                site, key = self._names.get(event.stream_id, (None, None))
+                say(line(event, text, stream=site if key is None else f"{site}/{key}"))
+
+    def _where(self, event: Recorded) -> dict[str, object]:
+        """A position is one of its lane only, and a stream's id says nothing to a person."""
+        site, key = self._names[event.stream_id]
+        return {"lane": event.lane, "site": site, "thread": key}
 
     def tell(self) -> None:
         """Say what was opened, and what was not, on standard error: reading others' texts leaves a trace."""
@@ -198,8 +205,7 @@ class _Printer:
         unknown = stream_ids - self._names.keys()
         named = await self._log.names(unknown) if unknown else {}
         for stream_id in unknown:
-            site, key = named.get(stream_id, (str(stream_id), None))
-            self._names[stream_id] = site if key is None else f"{site}/{key}"
+            self._names[stream_id] = named.get(stream_id, (str(stream_id), None))
 
 
 def line(event: Recorded, text: Opened | None, *, stream: str | None = None) -> str:

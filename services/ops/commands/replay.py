@@ -297,8 +297,14 @@ async def _tell(replays: Replays, this: Replay, as_json: bool) -> Exit:
         say(_line(this))
         for stream_id, site, key, reason in failures:
             say(f"  {site or stream_id} {key or ''!r}: {reason}")
-        if this.state is State.RUNNING and not this.leased:
+        if this.state is State.PAUSED:
             say(f"next: threadlog replay resume {this.id}")
+        elif this.state is State.RUNNING and not this.leased:
+            say(
+                "no worker is at it: they are busy, or none runs"
+                if this.workers
+                else f"next: threadlog replay resume {this.id}"
+            )
         if failures:
             say("next: threadlog dead-letters list")
     return Exit.FAILED if this.failed else Exit.DONE

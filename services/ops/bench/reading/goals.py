@@ -15,7 +15,7 @@ _PLACE: Final = 1.1
 _UNCACHED: Final = 1500.0
 _BUSY: Final = 0.5
 _VISIBLE_S: Final = 0.1
-_COLD_S: Final = ((1_000, 0.010), (100_000, 0.150), (10_000_000, 1.0))
+_COLD_S: Final = ((1_000, 0.010), (10_000, 0.150), (10_000_000, 1.0))
 """Threads of fewer comments, and within how many seconds the last of the readers is answered."""
 _OTHERS_S: Final = 0.05
 _BYTES: Final = 600.0
