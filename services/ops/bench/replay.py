@@ -2,7 +2,8 @@
 
 Everything but `one process` and `two processes` runs in this one, in turns, on one log that a process before
 it filled. The bare cursor and the peer have the garbage collector as Python sets it, as any script has;
-threadlog's ways have it as its processes set it. The peer is measured where the package `eventsourcing` is installed.
+threadlog's ways have it as its processes set it. The peer is measured where the package `eventsourcing` is
+installed.
 """
 
 from __future__ import annotations
