@@ -21,9 +21,11 @@ from services.core.addresses import new_event_id, thread_stream_id
 from services.core.commands import Actor, Description, PostComment
 from services.eventlog.appenders import Appenders
 from services.eventlog.keys import AuthorKey
+from services.eventlog.snapshots import Snapshots
 from services.ops.bench.fill import submit_all
 from services.ops.bench.reading.words import Words
 from services.ops.bench.servers import SITE
+from services.projection.snapshotting import SnapshotWriter
 from services.settings import Settings
 from services.wiring import resources
 
@@ -130,6 +132,9 @@ async def fill(filling: Filling) -> int:
         finally:
             await appenders.stop()
         await here.pool.execute("vacuum analyze")
+        writer = SnapshotWriter(here.log, Snapshots(here.pool))
+        for shape in filling["threads"]:  # as the workers do while threads grow
+            await writer.bring_up(thread_stream_id(SITE, shape["key"]))
     return sum(shape["comments"] for shape in filling["threads"])
 
 
