@@ -59,6 +59,12 @@ async def park(
             await views.flushall()
 
 
+async def viewed(client: Client) -> None:
+    """Read the thread, and wait for the view that is written behind the answer."""
+    await client.get(T)
+    await until(lambda: client.running.resources.views.head(STREAM), "the view is written")
+
+
 async def heal(client: Client, version: int) -> None:
     """Stands for a release that can apply the event: the log itself never changes."""
     async with client.running.resources.pool.acquire() as connection, connection.transaction():
@@ -145,7 +151,7 @@ async def test_the_last_good_view_serves_until_the_repair(
 
 async def test_a_redis_that_was_emptied_is_no_repair(client: Client, redis_url: str) -> None:
     await client.post("one")
-    await client.get(T)
+    await viewed(client)
     await park(client, redis_url, *POISON[0], lost=False)
     worker = worker_of(client)
     await worker.project([STREAM], Looked.now())
@@ -182,7 +188,7 @@ async def test_a_replay_and_a_verify_name_the_event_and_change_nothing(
 
 async def test_a_live_stream_waits_for_the_repair_and_misses_nothing(client: Client, redis_url: str) -> None:
     await client.post("one")
-    await client.get(T)
+    await viewed(client)
     base = f"http://{client.running.host}:{client.running.port}"
     async with listening(base, f"{T}/live?after=0") as stream:
         assert (await stream.event()).id == 1

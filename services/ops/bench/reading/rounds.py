@@ -110,10 +110,11 @@ def asked(servers: Servers, stack: ExitStack, name: str, port: int, pid: int) ->
 
 
 def add_load(servers: Servers, stack: ExitStack, server: Server) -> None:
-    """One load generator more."""
+    """One load generator more, until the stack ends."""
     load = Answering("services.ops.bench.reading.load", log=servers.folder / "reads.log")
     stack.enter_context(load).tell(server.port)
     server.loads.append(load)
+    stack.callback(server.loads.remove, load)
 
 
 def repeating(servers: Servers, stack: ExitStack, name: str, given: Sample) -> Server:
