@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -200,14 +201,19 @@ class ThreadReader:
         """Bring the view up to the log; those who ask at the same time share one advance."""
         while True:
             running = self._advancing.get(stream_id)
-            mine = running is None
-            if running is None:
+            # One that has ended stands there for a turn of the loop, and whoever waits for it gives no turn.
+            mine = running is None or running.done()
+            if running is None or running.done():
                 running = asyncio.create_task(self._projector.bring_up(stream_id))
                 self._advancing[stream_id] = running
-                running.add_done_callback(lambda _: self._advancing.pop(stream_id, None))
+                running.add_done_callback(partial(self._ended, stream_id))
             head = await asyncio.shield(running)
             if mine or head is None or head.stale or head.version >= to:
                 return head
+
+    def _ended(self, stream_id: UUID, advance: asyncio.Task[Head | None]) -> None:
+        if self._advancing.get(stream_id) is advance:
+            del self._advancing[stream_id]
 
     async def _is_ahead(self, stream_id: UUID, comment_id: UUID, head: Head) -> bool:
         """Whether the log has a comment that its view lacks; the view is brought up to it."""

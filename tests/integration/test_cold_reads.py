@@ -317,3 +317,21 @@ async def test_a_view_that_is_read_for_a_list_of_many_threads_is_in_use(parts: R
     parts.reader.reads.take()
     assert list(await parts.reader.comments(talk.stream_id, [comment])) == [comment]
     assert parts.reader.reads.take() == {talk.stream_id}
+
+
+async def test_an_advance_that_has_ended_without_a_version_is_not_waited_for_again(
+    parts: Resources, talk: Talk
+) -> None:
+    """For a turn of the loop it still stands among those that run."""
+    await talk.post()
+    await parts.projector.rebuild(talk.stream_id)
+    ended = asyncio.create_task(parts.projector.bring_up(talk.stream_id))
+    await ended
+    await talk.post("bob")
+    parts.reader._advancing[talk.stream_id] = ended
+
+    head, stale = await parts.reader.thread(talk.stream_id, min_version=2)
+
+    assert head is not None
+    assert (head.version, stale) == (2, False)
+    assert parts.reader._advancing == {}
