@@ -81,6 +81,16 @@ class CommentNotOpen(Refusal):
         self.state = state
 
 
+class DecisionNotPossible(Refusal):
+    """A comment in this state cannot be decided about in this way."""
+
+    def __init__(self, comment_id: UUID, state: str, action: str) -> None:
+        super().__init__(f"comment {comment_id} is {state}: {action} does not apply")
+        self.comment_id = comment_id
+        self.state = state
+        self.action = action
+
+
 class NotAuthor(Refusal):
     """Only the comment's author, or a moderator, may do this."""
 
@@ -136,6 +146,10 @@ class SiteNotFound(Refusal):
 
 
 # --- operating ----------------------------------------------------------------------------------------
+
+
+class TemplateRefused(ThreadlogError):
+    """A site's own template that cannot take the place of ours; the message says where and why."""
 
 
 class CredentialRefused(ThreadlogError):

@@ -30,17 +30,30 @@ PROJECT_ACTOR: Final = "project"
 NOTIFY_QUEUE: Final = "threadlog-notify"
 NOTIFY_ACTOR: Final = "notify"
 """Tells people of replies. Takes `stream_ids`, as the other one does."""
+FAN_OUT_QUEUE: Final = "threadlog-fan-out"
+FAN_OUT_ACTOR: Final = "fan_out"
+"""Tells the followers of a large thread. Takes `stream_ids`, as the others do."""
 
-QUEUES: Final = {PROJECT_ACTOR: PROJECT_QUEUE, NOTIFY_ACTOR: NOTIFY_QUEUE}
-ACTORS: Final = tuple(QUEUES)
+REPLAY_QUEUE: Final = "threadlog-replay"
+REPLAY_ACTOR: Final = "replay"
+"""Works on a range of a replay. Takes `replay_id`."""
+
+QUEUES: Final = {
+    PROJECT_ACTOR: PROJECT_QUEUE,
+    NOTIFY_ACTOR: NOTIFY_QUEUE,
+    FAN_OUT_ACTOR: FAN_OUT_QUEUE,
+    REPLAY_ACTOR: REPLAY_QUEUE,
+}
+MOVED: Final = (PROJECT_ACTOR, NOTIFY_ACTOR)
+"""Who follows the log, and looks at a thread whenever it moves."""
 
 _NAMESPACE: Final = "threadlog"
 _MAX_AGE_MS: Final = 60_000
 _DEAD_TTL_MS: Final = 60_000
 _REFUSED_S: Final = 0.5
-_GATHER_S: Final = {PROJECT_ACTOR: 0.02, NOTIFY_ACTOR: 0.25}
-"""Seconds between two rounds of messages to an actor, at least. A notification that follows another one at
-once is no worse for coming a quarter of a second later, and a busy thread is looked at less often."""
+_GATHER_S: Final = {PROJECT_ACTOR: 0.02, NOTIFY_ACTOR: 0.04, FAN_OUT_ACTOR: 0.02}
+"""Seconds between two rounds of messages to an actor, at least. An author who looks on is to hear of a reply
+within a tenth of a second; a busy thread is looked at less often all the same."""
 _FULL_MS: Final = 20
 """The longest that a worker which has taken all it may waits before it takes more."""
 _UNASKED: Final = 20
@@ -150,9 +163,9 @@ class Poker:
         self._limit = limit
         self._per_message = streams_per_message
         self._queue_limit = queue_limit
-        self._waiting: dict[str, dict[UUID, None]] = {actor: {} for actor in ACTORS}
-        self._room = dict.fromkeys(ACTORS, 0)
-        self._sent_at = dict.fromkeys(ACTORS, float("-inf"))
+        self._waiting: dict[str, dict[UUID, None]] = {actor: {} for actor in QUEUES}
+        self._room = dict.fromkeys(QUEUES, 0)
+        self._sent_at = dict.fromkeys(QUEUES, float("-inf"))
         self._changed = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="poker", daemon=True)
@@ -167,7 +180,7 @@ class Poker:
         """Start the sending thread. Raises nothing where the broker is away."""
         self._thread.start()
 
-    def poke(self, stream_ids: Iterable[UUID], actors: Collection[str] = ACTORS) -> None:
+    def poke(self, stream_ids: Iterable[UUID], actors: Collection[str] = MOVED) -> None:
         """Have the actors look at these streams soon. Returns at once."""
         ids = list(stream_ids)
         with self._changed:
@@ -198,7 +211,7 @@ class Poker:
             with self._changed:
                 while not self._stopping and (left := self._left()) > 0:
                     self._changed.wait(min(left, threading.TIMEOUT_MAX))
-                due = [actor for actor in ACTORS if self._stopping or self._left(actor) <= 0]
+                due = [actor for actor in QUEUES if self._stopping or self._left(actor) <= 0]
                 taken = {actor: self._waiting[actor] for actor in due if self._waiting[actor]}
                 self._waiting.update({actor: {} for actor in taken})
                 if self._stopping and not taken:
@@ -215,7 +228,7 @@ class Poker:
         return min(
             (
                 self._sent_at[actor] + _GATHER_S[actor] - now
-                for actor in actors or ACTORS
+                for actor in actors or QUEUES
                 if self._waiting[actor]
             ),
             default=float("inf"),

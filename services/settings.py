@@ -41,6 +41,31 @@ def _divided(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+def _is_mail_server(value: SecretStr) -> SecretStr:
+    parts = urlsplit(value.get_secret_value())
+    try:
+        usable = parts.scheme in ("smtp", "smtps") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or parts.path.strip("/") or parts.query or parts.fragment:
+        raise ValueError("takes smtp:// or smtps://, perhaps USER:PASSWORD@, and HOST:PORT")
+    return value
+
+
+def _is_plain_address(value: str) -> str:
+    local, at, domain = value.rpartition("@")
+    if not at or not value.isascii() or not local or not domain or set(value) & set(' <>,;:"\r\n\t'):
+        raise ValueError("takes a mail address, without a name")
+    return value
+
+
+def _is_base(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("https", "http") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("takes an address that begins with https:// or http://, without a query")
+    return value.rstrip("/")
+
+
 Networks = Annotated[tuple[IPvAnyNetwork, ...], NoDecode, BeforeValidator(_divided)]
 PostgresUrl = Annotated[str, _scheme("postgres", "postgresql")]
 RedisUrl = Annotated[str, _scheme("redis", "rediss", "unix")]
@@ -120,6 +145,26 @@ class Settings(BaseSettings):
         None,
         description="Where the ids of destroyed keys are written, outside the backups. docs/erasure.md",
     )
+    smtp_url: Annotated[SecretStr, AfterValidator(_is_mail_server)] | None = Field(
+        None,
+        description="The mail server, `smtp://` (STARTTLS where it is offered) or `smtps://`, with "
+        "USER:PASSWORD@ where it asks for them; no mail is entered or sent where unset. "
+        "docs/notifications.md",
+    )
+    mail_from: Annotated[str, AfterValidator(_is_plain_address)] | None = Field(
+        None, description="The address that mails come from. Needed for mail."
+    )
+    public_url: Annotated[str, AfterValidator(_is_base)] | None = Field(
+        None,
+        description="Where people reach the API, as in `https://comments.example`: links in mails begin with "
+        "it. Needed for mail.",
+    )
+    webhook_allow_private: Networks = Field(
+        "",
+        validate_default=True,
+        description="Networks, divided by commas, that are not public and that webhooks may be sent to "
+        "nevertheless, by http:// too.",
+    )
     api_processes: Annotated[int, Field(ge=1, le=64)] = Field(
         1, description="Processes of `api`, on one port."
     )
@@ -130,6 +175,11 @@ class Settings(BaseSettings):
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = Field(
         "info", description="debug, info, warning or error."
     )
+
+    @property
+    def sends_mail(self) -> bool:
+        """Whether mails are entered and sent: none that nobody could unsubscribe from."""
+        return None not in (self.smtp_url, self.mail_from, self.public_url)
 
     @property
     def broker(self) -> str:

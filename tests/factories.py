@@ -16,6 +16,7 @@ from uuid import UUID
 
 from services.core.addresses import event_id_at, new_event_id, site_stream_id, thread_stream_id
 from services.core.commands import (
+    Action,
     Actor,
     ChangeSettings,
     ChangeThread,
@@ -25,6 +26,7 @@ from services.core.commands import (
     EraseComments,
     Idempotency,
     Import,
+    ModerateComment,
     PostComment,
     ReportComment,
     Sealed,
@@ -225,6 +227,31 @@ def vote(
     )
 
 
+def moderate(
+    comment: Named,
+    action: Action,
+    *,
+    reason: Sealed | None = None,
+    by: str = "mod",
+    moderator: bool = True,
+    event: Named | None = None,
+    place: Place = BLOG,
+    idempotency: Idempotency | None = None,
+) -> ModerateComment:
+    """Decide about a comment."""
+    return ModerateComment(
+        site=place.site,
+        key=place.key,
+        stream_id=place.stream_id,
+        event_id=fresh_id() if event is None else id_of(event),
+        actor=Actor(by, moderator),
+        idempotency=idempotency,
+        comment_id=id_of(comment),
+        action=action,
+        reason=reason,
+    )
+
+
 def change_thread(
     describe: dict[Literal["title", "url"], str | None] | None = None,
     *,
@@ -339,6 +366,10 @@ class Writer:
     def vote(self, comment: UUID, value: Literal[-1, 0, 1] = 1, **said: Any) -> VoteComment:
         """As the function `vote`."""
         return vote(comment, value, place=self.place, **said)
+
+    def moderate(self, comment: UUID, action: Action, **said: Any) -> ModerateComment:
+        """As the function `moderate`."""
+        return moderate(comment, action, place=self.place, **said)
 
     def change(
         self, describe: dict[Literal["title", "url"], str | None] | None = None, **said: Any

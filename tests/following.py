@@ -82,7 +82,7 @@ class World:
         """Do what the actors would do for these threads."""
         await self.following.project([stream_of(key) for key in threads], Looked.now())
         for key in threads:
-            await Notifier(self.log.pool).notify(stream_of(key))
+            await Notifier(self.log.pool, self.log.keyring).notify(stream_of(key))
 
     async def heal(self, key: str, version: int) -> None:
         """Stands for a release that can apply the event: the log itself never changes."""

@@ -157,6 +157,31 @@ def hidden(name: str, *, second: float = 0) -> Fact:
     return Fact("CommentHidden", lambda t: data(t) | said, _event(name, "hiding"), None, second)
 
 
+def hidden_by_moderator(name: str, *, second: float = 0) -> Fact:
+    """Hidden by a moderator."""
+    data = _about(name)
+    what = _event(name, "hiding by a moderator")
+    return Fact(
+        "CommentHidden", lambda t: data(t) | {"rule": "moderator"}, what, "mod", second, schema_version=2
+    )
+
+
+def approved(name: str, *, second: float = 0) -> Fact:
+    """Approved by a moderator."""
+    data = _about(name)
+
+    def said(thread: ThreadState) -> Data:
+        comment = thread.comments.get(id_of(name))
+        return data(thread) | {"from": "visible" if comment is None else comment.state.value}
+
+    return Fact("CommentApproved", said, _event(name, "approval"), "mod", second)
+
+
+def restored(name: str, *, second: float = 0) -> Fact:
+    """Made visible again by a moderator."""
+    return Fact("CommentRestored", _about(name), _event(name, "restoring"), "mod", second)
+
+
 def reported(name: str, *, by: str, weight: float = 1.0, second: float = 0) -> Fact:
     """Reported once."""
     data = _about(name)

@@ -26,7 +26,7 @@ _R = TypeVar("_R")
 SORTS: Sequence[Sort] = ("oldest", "newest", "best", "controversial", "replies")
 
 Happening = tuple[int, int, int, int]
-HAPPENINGS = st.tuples(st.integers(0, 19), st.integers(0, 60), st.integers(0, 4), st.integers(-3, 3))
+HAPPENINGS = st.tuples(st.integers(0, 22), st.integers(0, 60), st.integers(0, 4), st.integers(-3, 3))
 """What happens, to which comment, by whom, how much earlier than now it was."""
 
 
@@ -38,7 +38,7 @@ def happenings(draw: st.DrawFn, most: int = 90) -> list[Happening]:
     chance = Random(draw(st.integers(0, 2**32)))
     count = chance.randint(1, most)
     return [
-        (chance.randint(0, 19), chance.randint(0, 60), chance.randint(0, 4), chance.randint(-3, 3))
+        (chance.randint(0, 22), chance.randint(0, 60), chance.randint(0, 4), chance.randint(-3, 3))
         for _ in range(count)
     ]
 
@@ -108,6 +108,12 @@ def _fact(
             fact = facts.removed(about, second=second)
         case 18:
             fact = facts.erased(about, second=second)
+        case 19:
+            fact = facts.approved(about, second=second)
+        case 20:
+            fact = facts.hidden_by_moderator(about, second=second)
+        case 21:
+            fact = facts.restored(about, second=second)
         case _:
             fact = facts.reported(about, by=who, second=second)
     return replace(fact, event_id=event_id)

@@ -15,7 +15,9 @@ from schema.events.envelope import EPOCH, GENESIS, Recorded, chain_of
 from services.core.addresses import lane_of
 from services.core.site import SiteState, evolve_site
 from services.core.thread import ThreadState, evolve
+from services.eventlog.log import EventLog
 from services.eventlog.state import comment_row, of_site, of_thread
+from services.projection.fold import verify_chain
 
 _EVENTS = """
 select stream_id, version, event_id, type, schema_version, actor_id, correlation_id, causation_id,
@@ -29,7 +31,7 @@ from streams
 """
 _COMMENTS = """
 select comment_id, stream_id, posted, parent, depth, author_id, key_id, text_mac, state, revision, created_at,
-    edited_at, edited_by, version, text_version, report_weight, path, up, down, site
+    edited_at, edited_by, version, text_version, report_weight, path, up, down, site, approved
 from comments
 """
 
@@ -153,3 +155,15 @@ def _by_stream(events: Iterable[Recorded]) -> dict[UUID, list[Recorded]]:
 def _short(numbers: list[int]) -> str:
     shown = ", ".join(map(str, numbers[:20]))
     return f"[{shown}{', …' if len(numbers) > 20 else ''}]"
+
+
+async def chain(log: EventLog, stream_id: UUID) -> int:
+    """Check the stream's versions and its hash chain, up to where the log ends; its length. Raises
+    StreamBroken."""
+    previous, version = GENESIS, 0
+    async for events in log.pages(stream_id):
+        verify_chain(previous, version, events)
+        previous, version = events[-1].hash, events[-1].version
+    head = await log.head(stream_id)
+    assert version == (0 if head is None else head[0])
+    return version

@@ -11,12 +11,14 @@ from uuid import UUID
 
 from services.core.addresses import site_stream_id, thread_stream_id
 from services.core.commands import (
+    Action,
     Actor,
     ChangeSettings,
     ChangeThread,
     DeleteComment,
     Description,
     EditComment,
+    ModerateComment,
     PostComment,
     ReportComment,
     Sealed,
@@ -92,6 +94,14 @@ class Talk:
             ReportComment(**self._at(author), comment_id=comment, reason="spam")
         )
 
+    async def moderate(self, comment: UUID, action: Action, reason: str = "", *, of: str = "ann") -> Appended:
+        """Decide about a comment of author `of`, whose key seals the reason."""
+        at = self._at("mod", moderator=True)
+        sealed = await self._seal(of, at["event_id"], {"reason": reason}) if reason else None
+        return await self.appenders.submit(
+            ModerateComment(**at, comment_id=comment, action=action, reason=sealed)
+        )
+
     async def vote(self, comment: UUID, value: Literal[-1, 0, 1] = 1, *, author: str = "bob") -> Appended:
         """Vote on a comment, change the vote or withdraw it (0)."""
         return await self.appenders.submit(VoteComment(**self._at(author), comment_id=comment, value=value))
@@ -106,7 +116,7 @@ class Talk:
         author = chance.choice(PEOPLE)
         comment = chance.choice(self.ids) if self.ids else None
         try:
-            match chance.randrange(14) if comment is not None else 0:
+            match chance.randrange(16) if comment is not None else 0:
                 case 7 | 8:
                     assert comment is not None
                     await self.edit(comment, f"in other words, {chance.random()}", author=author)
@@ -119,6 +129,10 @@ class Talk:
                 case 11 | 12:
                     assert comment is not None
                     await self.vote(comment, chance.choice((-1, 0, 1)), author=author)
+                case 14 | 15:
+                    assert comment is not None
+                    action: Action = chance.choice(("approve", "hide", "restore", "restore", "remove"))
+                    await self.moderate(comment, action)
                 case 13:
                     await self.describe(f"about {chance.random()}")
                 case 0 | 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
 from redis.asyncio import Redis
 
@@ -29,6 +29,22 @@ async def written(views: Views, index: FoldIndex, size: int = 7, expected: Head 
     build = views.build(STREAM)
     for changes in whole(index, size):
         await build.write(changes)
+    assert await build.switch(expected, Head.of(index.thread)) is Outcome.APPLIED
+    head = await views.head(STREAM)
+    assert head is not None
+    return head
+
+
+async def nodes_of(index: FoldIndex, size: int = 7) -> AsyncIterator[dict[int, bytes]]:
+    """The nodes of this thread, `size` at a time."""
+    for begin in range(0, len(versions := list(index.comments)), size):
+        yield {posted: index.node(posted) for posted in versions[begin : begin + size]}
+
+
+async def filled(views: Views, index: FoldIndex, expected: Head | None = None) -> Head:
+    """As `written`, of a view that is filled by one who knows the whole thread."""
+    build = views.build(STREAM)
+    await build.fill(index, nodes_of(index))
     assert await build.switch(expected, Head.of(index.thread)) is Outcome.APPLIED
     head = await views.head(STREAM)
     assert head is not None

@@ -37,8 +37,10 @@ def stream_of(key: str) -> UUID:
 class Writer:
     """Posts to threads of SITE through the appenders of a database."""
 
-    def __init__(self, pool: asyncpg.Pool[Any], appenders: Appenders, lanes: int) -> None:
+    def __init__(self, pool: asyncpg.Pool[Any], appenders: Appenders, lanes: int, url: str = "") -> None:
         self.pool = pool
+        self.url = url
+        self.submit = appenders.submit
         self.keyring = Keyring(pool, MasterKey(MASTER_KEY))
         self._appenders = appenders
         self._lanes = lanes
@@ -139,6 +141,6 @@ async def writer(database_url: str, lanes: int = 1) -> AsyncIterator[Writer]:
     async with asyncpg.create_pool(database_url, min_size=1, max_size=4) as pool:
         await appenders.start()
         try:
-            yield Writer(pool, appenders, lanes)
+            yield Writer(pool, appenders, lanes, database_url)
         finally:
             await appenders.stop()

@@ -102,20 +102,45 @@ class CommentVoted(TypedDict):
     previous: Literal[-1, 0, 1]
 
 
+_From = TypedDict("_From", {"from": Literal["visible", "held", "hidden"]})
+"""The state that a comment was in. The word is Python's, too."""
+
+
 @with_config(STRICT)
-class CommentHidden(TypedDict):
-    """A rule took the comment out of sight until a moderator decides; `total` is the weight reached."""
+class CommentApproved(_From):
+    """A moderator approved the comment: all see it, and reports never hide it again. Sealed, under the key of
+    the comment's author, as in all that moderators decide of it: `Reason`, where one was given."""
 
     comment_id: str
     posted: int
-    rule: Literal["reports"]
-    threshold: float
-    total: float
+
+
+@with_config(STRICT)
+class CommentHidden(TypedDict):
+    """The comment was taken out of sight until a moderator decides: by reports, whose weight reached `total`
+    where the site's `threshold` lay, or by a moderator. Sealed: `Reason`.
+
+    Schema version 1 knew reports only.
+    """
+
+    comment_id: str
+    posted: int
+    rule: Literal["reports", "moderator"]
+    threshold: NotRequired[float]
+    total: NotRequired[float]
+
+
+@with_config(STRICT)
+class CommentRestored(TypedDict):
+    """A moderator made a hidden comment visible again. Sealed: `Reason`."""
+
+    comment_id: str
+    posted: int
 
 
 @with_config(STRICT)
 class CommentRemoved(TypedDict):
-    """A moderator removed the comment."""
+    """A moderator removed the comment. Sealed: `Reason`."""
 
     comment_id: str
     posted: int
@@ -194,3 +219,11 @@ class Detail(TypedDict):
     """Sealed in CommentReported."""
 
     detail: str
+
+
+@with_config(STRICT)
+class Reason(TypedDict):
+    """Sealed in what moderators decide of a comment, under the key of its author: it may name them, and goes
+    with them."""
+
+    reason: str

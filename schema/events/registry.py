@@ -68,8 +68,10 @@ CONTRACTS: Final[Mapping[str, Contract]] = {
         _contract(payloads.CommentDeleted),
         _contract(payloads.CommentReported, sealed=payloads.Detail),
         _contract(payloads.CommentVoted),
-        _contract(payloads.CommentHidden),
-        _contract(payloads.CommentRemoved),
+        _contract(payloads.CommentApproved, sealed=payloads.Reason),
+        _contract(payloads.CommentHidden, 2, sealed=payloads.Reason),
+        _contract(payloads.CommentRestored, sealed=payloads.Reason),
+        _contract(payloads.CommentRemoved, sealed=payloads.Reason),
         _contract(payloads.CommentErased),
         _contract(payloads.ThreadDescribed),
         _contract(payloads.ThreadClosed),
@@ -116,7 +118,8 @@ class Upcasters:
 
 
 def _as_it_is(payload: Json) -> Json:
-    """Version 2 may name a badge. Of version 1 nobody knows who was a moderator: it goes without."""
+    """The next version may say more. A comment of version 1 goes without a badge: nobody knows who was a
+    moderator."""
     return payload
 
 
@@ -126,6 +129,7 @@ def _badge_by_name(payload: Json) -> Json:
 
 
 STEPS: Final[Mapping[tuple[str, int], Upcaster]] = {
+    ("CommentHidden", 1): _as_it_is,
     ("CommentPosted", 1): _as_it_is,
     ("CommentPosted", 2): _badge_by_name,
     ("ReplyPosted", 1): _as_it_is,

@@ -33,6 +33,8 @@ create table preferences (
     primary key (site, author_id)
 );
 
+create index preferences_for_ancestors on preferences (site, author_id) where reasons @> '{"ancestor": true}';
+
 -- Where somebody's mail goes. The address is sealed under their own key, and goes with it.
 create table contacts (
     site text not null,
@@ -52,6 +54,9 @@ create table contacts (
 
 -- What the notifier keeps for itself, in the transactions that tell.
 
+-- Up to which version of a thread its names are in `participants` and `mentioned`.
+alter table notifier_checkpoints add column named bigint not null default 0;
+
 -- By which names a thread knows its authors: keyed digests of the names as they stand in the log.
 create table participants (
     stream_id uuid not null,
@@ -64,12 +69,14 @@ create table participants (
 
 create index participants_by_author on participants (author_id, stream_id);
 
--- Whom a comment's text names, so that an edit tells only the new ones.
+-- Whom a comment's text names, and whom only earlier texts of it named, so that an edit tells only the new ones.
 create table mentioned (
     comment_id uuid primary key,
     stream_id uuid not null,
+    -- of the event with that text
     version bigint not null,
-    people text[] not null
+    people text[] not null,
+    before text[] not null default '{}'
 );
 
 create index mentioned_by_stream on mentioned (stream_id);
@@ -80,6 +87,8 @@ create table untold (
     comment_id uuid not null,
     version bigint not null,
     event_id uuid not null,
+    -- whom the event's text was the first to name
+    people text[] not null default '{}',
     primary key (stream_id, comment_id, version)
 );
 
@@ -105,6 +114,8 @@ create index fanouts_by_age on fanouts (entered_at);
 alter table notifications add column told_in xid8;
 alter table notifications alter column told_in set default pg_current_xact_id();
 alter table notifications add column mailed_in uuid;
+
+create index notifications_told on notifications (recipient_id, site, told_in);
 
 -- What leaves for somewhere else: a mail, a webhook. Its id follows from what it is, so it is entered once.
 create table deliveries (
@@ -132,8 +143,10 @@ create table deliveries (
 
 create index deliveries_due on deliveries (channel, next_at) where state = 'pending';
 create index deliveries_of_person on deliveries (site, recipient_id) where recipient_id is not null;
+create index deliveries_of_endpoint on deliveries (endpoint_id, next_at)
+where state = 'pending' and channel = 'webhook';
 create index deliveries_ended on deliveries (ended_at) where ended_at is not null;
-create index deliveries_dead on deliveries (site, ended_at) where state = 'dead';
+create index deliveries_dead on deliveries (channel, site, ended_at) where state = 'dead';
 
 create table webhook_endpoints (
     endpoint_id uuid primary key,
@@ -141,6 +154,9 @@ create table webhook_endpoints (
     url text not null,
     -- the secret that signs, under the master key, bound to the endpoint's id
     wrapped bytea not null,
+    -- the one that it replaced, which signs too until then
+    wrapped_before bytea,
+    before_until timestamptz,
     -- the mail address of who is told when it is switched off
     owner text,
     created_at timestamptz not null default now(),

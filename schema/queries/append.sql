@@ -25,7 +25,7 @@ select
     array(
         select row(
             comment_id, stream_id, posted, parent, depth, author_id, key_id, text_mac, state, revision,
-            created_at, edited_at, edited_by, version, text_version, report_weight, path, up, down
+            created_at, edited_at, edited_by, version, text_version, report_weight, path, up, down, approved
         )
         from comments where comment_id = any($3::uuid[])
     ) as comments,
@@ -86,13 +86,13 @@ with new_events as (
     -- Of the events those that post, which have a parent (0: none): most of a comment is in its event.
     insert into comments (
         comment_id, stream_id, posted, parent, depth, author_id, key_id, text_mac, state, revision,
-        created_at, edited_at, edited_by, version, text_version, report_weight, path, up, down, site
+        created_at, edited_at, edited_by, version, text_version, report_weight, path, up, down, site, approved
     )
     select event_id, stream_id, posted, parent, depth,
         case when state = 'erased' then null else actor_id end, key_id, text_mac,
         coalesce(state, 'visible'), coalesce(revision, 1), coalesce(created_at, recorded_at, $4), edited_at,
         edited_by, coalesce(version, posted), coalesce(text_version, posted), coalesce(report_weight, 0),
-        coalesce(path, ''), coalesce(up, 0), coalesce(down, 0), coalesce(site, $80)
+        coalesce(path, ''), coalesce(up, 0), coalesce(down, 0), coalesce(site, $80), event_id = any($82::uuid[])
     from unnest(
         $7::uuid[], $5::uuid[], $6::bigint[], $10::text[], $16::uuid[], $13::timestamptz[],
         $18::bigint[], $19::smallint[], $20::text[], $21::bytea[],
@@ -144,7 +144,9 @@ with new_events as (
         author_id = case when n.state = 'erased' then null else c.author_id end,
         text_mac = n.text_mac, state = n.state, revision = n.revision, edited_at = n.edited_at,
         edited_by = n.edited_by, version = n.version, text_version = n.text_version,
-        report_weight = n.report_weight, up = n.up, down = n.down
+        report_weight = n.report_weight, up = n.up, down = n.down,
+        -- Once approved, for good.
+        approved = c.approved or c.comment_id = any($82::uuid[])
     from unnest(
         $54::uuid[], $55::text[], $56::text[], $57::integer[], $58::timestamptz[], $59::text[],
         $60::bigint[], $61::bigint[], $62::double precision[], $63::integer[], $64::integer[]

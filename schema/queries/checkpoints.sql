@@ -93,18 +93,6 @@ left join lateral (
 where d.projection = any($1::text[]) and ($2::text is null or s.site = $2) and (d.projection, d.stream_id) > ($3, $4)
 order by d.projection, d.stream_id limit $5;
 
--- name: letter
-select d.projection, d.stream_id, d.version, d.event_id, d.reason, d.build, d.created_at,
-    s.site, s.key, e.type, coalesce(s.version, d.version) as head
-from dead_letters d
-left join lateral (
-    select site, key, version from streams where stream_id = d.stream_id offset 0
-) s on true
-left join lateral (
-    select type from events where stream_id = d.stream_id and version = d.version offset 0
-) e on true
-where d.projection = $1 and d.stream_id = $2;
-
 -- name: discard
 -- The dead letter of projection $1 and stream $2 goes, if it still stands before event $3, and stays recorded
 -- as passed over for the reason $4.

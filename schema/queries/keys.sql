@@ -23,14 +23,15 @@ insert into derived_secrets (purpose, wrapped) values ($1, $2) on conflict do no
 
 -- name: lock_wrapped
 -- Waits for whoever is storing a key, and keeps the others until the end of the transaction.
-lock table author_keys, site_secrets in share mode;
+lock table author_keys, site_secrets, webhook_endpoints in share mode;
 
 -- name: put_under_master_key
 insert into database_facts (name, value) values ('master_key', $1)
 on conflict (name) do update set value = excluded.value where database_facts.value <> excluded.value;
 
 -- name: count_wrapped
-select (select count(*) from author_keys where wrapped is not null) + (select count(*) from site_secrets);
+select (select count(*) from author_keys where wrapped is not null) + (select count(*) from site_secrets)
+    + (select count(wrapped) + count(wrapped_before) from webhook_endpoints);
 
 -- name: wrapped_author_keys
 -- The living author keys behind $1, at most $2.
@@ -50,6 +51,25 @@ update site_secrets s set wrapped = n.after
 from unnest($1::uuid[], $2::bytea[], $3::bytea[]) as n (secret_id, before, after)
 where s.secret_id = n.secret_id and s.wrapped = n.before;
 
+-- name: wrapped_endpoint_secrets
+select endpoint_id, wrapped from webhook_endpoints
+union all
+select endpoint_id, wrapped_before from webhook_endpoints where wrapped_before is not null;
+
+-- name: rewrap_endpoint_secrets
+-- Those that were replaced since they were read stay as they are.
+with n as (
+    select * from unnest($1::uuid[], $2::bytea[], $3::bytea[]) as n (endpoint_id, before, after)
+)
+update webhook_endpoints e set
+    wrapped = coalesce(
+        (select n.after from n where n.endpoint_id = e.endpoint_id and n.before = e.wrapped), e.wrapped
+    ),
+    wrapped_before = coalesce(
+        (select n.after from n where n.endpoint_id = e.endpoint_id and n.before = e.wrapped_before), e.wrapped_before
+    )
+where e.endpoint_id = any($1::uuid[]);
+
 -- name: rewrap_derived_secret
 update derived_secrets set wrapped = $3 where purpose = $1 and wrapped = $2;
 
@@ -60,7 +80,7 @@ where datname = current_database() and application_name ~ '^threadlog( |$)' and 
 
 -- name: vacuum_wrapped
 -- What was overwritten lies in its page until that is cleaned.
-vacuum (skip_locked, truncate false) author_keys, site_secrets, derived_secrets;
+vacuum (skip_locked, truncate false) author_keys, site_secrets, webhook_endpoints, derived_secrets;
 
 -- name: site_author_keys
 -- The keys of site $1 after key $2, destroyed ones too, at most $3.

@@ -48,4 +48,5 @@ select
         select comment_id from comments
         where stream_id = $1 and author_id = $2 and state = 'held'
         order by comment_id desc limit $4
-    ) as held;
+    ) as held,
+    (select level from subscriptions where stream_id = $1 and author_id = $2) as subscription;

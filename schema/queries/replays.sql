@@ -75,13 +75,14 @@ having count(g.done_at) = count(*)
 order by r.replay_id limit 100;
 
 -- name: claim_range
--- The first range of replay $1 that nobody works on, for $2 and for $3 seconds.
+-- The first range of replay $1 that nobody works on, for $2 and for $3 seconds. What belongs to no thread comes
+-- before them, so that nobody waits for it in the end.
 update replay_ranges set holder = $2, leased_until = clock_timestamp() + make_interval(secs => $3)
 where replay_id = $1 and number = (
     select g.number from replay_ranges g join replays r on r.replay_id = g.replay_id
     where g.replay_id = $1 and r.state = 'running' and g.done_at is null
         and (g.leased_until is null or g.leased_until < clock_timestamp())
-    order by g.number limit 1 for update of g skip locked
+    order by g.last is not null, g.number limit 1 for update of g skip locked
 )
 returning number, done_through, last;
 
@@ -160,7 +161,7 @@ from streams where stream_id = any($1::uuid[]);
 
 -- name: comments_kept
 select comment_id, stream_id, posted, parent, depth, author_id, key_id, text_mac, state, revision, created_at,
-    edited_at, edited_by, version, text_version, report_weight, path, up, down, site
+    edited_at, edited_by, version, text_version, report_weight, path, up, down, site, approved
 from comments where comment_id = any($1::uuid[]);
 
 -- name: reports_kept
@@ -240,9 +241,25 @@ with asked as (
 )
 insert into notifier_checkpoints as c (stream_id, version)
 select stream_id, version from due where version <> notified
-on conflict (stream_id) do update set version = excluded.version
+on conflict (stream_id) do update set version = excluded.version, named = least(c.named, excluded.version)
 where c.version < excluded.version
     or c.version > (select s.version from streams s where s.stream_id = c.stream_id);
+
+-- name: reset_names
+-- The names of the threads $1, whose checkpoints are locked, are to be folded anew.
+with gone as (
+    delete from participants where stream_id = any($1::uuid[])
+), unnamed as (
+    delete from mentioned where stream_id = any($1::uuid[])
+)
+update notifier_checkpoints set named = 0 where stream_id = any($1::uuid[]) and named <> 0;
+
+-- name: remove_stray_names
+-- Names of threads that have no events.
+with gone as (
+    delete from mentioned m where not exists (select from events e where e.stream_id = m.stream_id)
+)
+delete from participants p where not exists (select from events e where e.stream_id = p.stream_id);
 
 -- name: wal_end
 -- Up to where the primary has written.

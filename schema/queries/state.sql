@@ -22,7 +22,7 @@ cross join lateral (
 -- Found by the threads' own posting events: a comment's id is its posting event's.
 select e.stream_id as of_stream, c.* from events e cross join lateral (
     select comment_id, stream_id, posted, parent, depth, author_id, key_id, text_mac, state, revision, created_at,
-        edited_at, edited_by, version, text_version, report_weight, path, up, down, site
+        edited_at, edited_by, version, text_version, report_weight, path, up, down, site, approved
     from comments where comment_id = e.event_id offset 0
 ) as c
 where e.stream_id = any($1::uuid[]) and e.type in ('CommentPosted', 'ReplyPosted');
@@ -60,8 +60,10 @@ on conflict (stream_id) do update set
 -- name: repair_comment
 insert into comments (
     comment_id, stream_id, posted, parent, depth, author_id, key_id, text_mac, state, revision, created_at,
-    edited_at, edited_by, version, text_version, report_weight, path, up, down, site
-) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)
+    edited_at, edited_by, version, text_version, report_weight, path, up, down, site, approved
+) values (
+    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21
+)
 on conflict (comment_id) do update set
     stream_id = excluded.stream_id, posted = excluded.posted, parent = excluded.parent,
     depth = excluded.depth, author_id = excluded.author_id, key_id = excluded.key_id,
@@ -69,7 +71,7 @@ on conflict (comment_id) do update set
     created_at = excluded.created_at, edited_at = excluded.edited_at, edited_by = excluded.edited_by,
     version = excluded.version, text_version = excluded.text_version,
     report_weight = excluded.report_weight, path = excluded.path, up = excluded.up, down = excluded.down,
-    site = excluded.site;
+    site = excluded.site, approved = excluded.approved;
 
 -- name: repair_report
 insert into reports (comment_id, reporter_id, stream_id, version) values ($1, $2, $3, $4)
@@ -83,12 +85,14 @@ on conflict (comment_id, voter_id) do update set
 
 -- name: stray_comments
 -- Of the $2 comments after $1, those that no event of their stream posted, and the last of them.
+-- `offset 0`: the event is looked up. Else a plan may hash the whole log for every slice.
 with slice as (
     select comment_id, stream_id, posted from comments where comment_id > $1 order by comment_id limit $2
 ), found as (
     select comment_id, not exists (
         select from events e
         where e.stream_id = slice.stream_id and e.version = slice.posted and e.event_id = slice.comment_id
+        offset 0
     ) as stray from slice
 )
 select comment_id, stray from found
@@ -106,6 +110,7 @@ with slice as (
         where e.stream_id = slice.stream_id and e.version = slice.version and e.type = 'CommentReported'
             and e.actor_id = slice.reporter_id
             and (convert_from(e.data, 'UTF8')::jsonb ->> 'comment_id')::uuid = slice.comment_id
+        offset 0
     ) as stray from slice
 )
 select comment_id, reporter_id, stray from found
@@ -124,6 +129,7 @@ with slice as (
         where e.stream_id = slice.stream_id and e.version = slice.version and e.type = 'CommentVoted'
             and e.actor_id = slice.voter_id
             and (convert_from(e.data, 'UTF8')::jsonb ->> 'comment_id')::uuid = slice.comment_id
+        offset 0
     ) as stray from slice
 )
 select comment_id, voter_id, stray from found

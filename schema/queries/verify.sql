@@ -100,6 +100,40 @@ with slice as (
 select stream_id, stray from found
 where stray or stream_id = (select stream_id from slice order by stream_id desc limit 1) order by stream_id;
 
+-- name: stray_bearers
+-- Of the streams of $2 rows of `participants` behind stream $1, those without events, and the last of them.
+with slice as (
+    select distinct stream_id from (
+        select stream_id from participants where stream_id > $1 order by stream_id limit $2
+    ) as part
+), found as (
+    select stream_id, not exists (select from events e where e.stream_id = slice.stream_id) as stray from slice
+)
+select stream_id, stray from found
+where stray or stream_id = (select stream_id from slice order by stream_id desc limit 1) order by stream_id;
+
+-- name: stray_mentioned
+-- As stray_bearers, of `mentioned`.
+with slice as (
+    select distinct stream_id from (
+        select stream_id from mentioned where stream_id > $1 order by stream_id limit $2
+    ) as part
+), found as (
+    select stream_id, not exists (select from events e where e.stream_id = slice.stream_id) as stray from slice
+)
+select stream_id, stray from found
+where stray or stream_id = (select stream_id from slice order by stream_id desc limit 1) order by stream_id;
+
+-- name: named
+-- Up to where the names of the streams $1 are folded.
+select stream_id, named from notifier_checkpoints where stream_id = any($1::uuid[]);
+
+-- name: bearers_kept
+select stream_id, name_mac, author_id, version from participants where stream_id = any($1::uuid[]);
+
+-- name: mentioned_kept
+select stream_id, comment_id, version, people, before from mentioned where stream_id = any($1::uuid[]);
+
 -- name: stray_snapshots
 -- Of the $3 snapshots after version $2 of stream $1, in the format $4, those of another history than the log's,
 -- those with segments of kinds ($5) that nobody reads, and the last.
@@ -132,10 +166,20 @@ where e.event_id is distinct from l.event_id;
 -- name: untold
 -- What is missing or wrong among the notifications that the replies in threads $1 have caused, as far as the
 -- notifier has come, behind what was copied in silence: each such reply with its parent's author, and its
--- notification as it is stored. Who erased themselves since has no inbox any more.
+-- notification as it is stored. Who erased themselves since has no inbox any more; of who has said what they want
+-- to hear (`wished`) nobody knows what it was at the time; and what `waits` is to be told of yet.
 select e.stream_id, e.event_id, e.version, e.actor_id, e.recorded_at, s.site, e.parent_id,
     p.actor_id as parent_author, n.notification_id, n.stream_id as told_stream, n.comment_id, n.reason,
-    n.actor_id as told_actor, n.created_at
+    n.actor_id as told_actor, n.created_at,
+    coalesce(
+        (select true from preferences w where w.site = s.site and w.author_id = p.actor_id limit 1),
+        (select true from subscriptions w where w.stream_id = e.stream_id and w.author_id = p.actor_id limit 1),
+        false
+    ) as wished,
+    exists (
+        select from untold u
+        where u.stream_id = e.stream_id and u.comment_id = e.event_id and u.version = e.version
+    ) as waits
 from unnest($1::uuid[]) as asked (stream_id)
 cross join lateral (select site from streams where stream_id = asked.stream_id offset 0) as s
 cross join lateral (
@@ -167,27 +211,58 @@ where p.actor_id <> e.actor_id
 order by e.stream_id, e.version;
 
 -- name: stray_notifications
--- Of the $4 notifications after $3 of recipient $1 on site $2, those that the event they name has not caused,
--- and the last of them. `parent_author` is null where there is no such reply.
+-- Of the $4 notifications after $3 of recipient $1 on site $2, those that the event they name has not caused, or not
+-- so, and the last of them.
 with slice as (
-    select recipient_id, site, notification_id, event_id, stream_id from notifications
+    select recipient_id, site, notification_id, event_id, stream_id, comment_id, reason, actor_id, created_at
+    from notifications
     where (recipient_id, site, notification_id) > ($1, $2, $3)
     order by recipient_id, site, notification_id limit $4
 )
 select * from (
-    select n.recipient_id, n.site, n.notification_id, n.event_id, caused.parent_author,
-        (
-            caused.parent_author is distinct from n.recipient_id or caused.site <> n.site or caused.imported
-            or caused.author = n.recipient_id
-        ) as is_stray
+    select n.recipient_id, n.site, n.notification_id, n.event_id, caused.type is null or (
+        caused.site <> n.site or caused.recorded_at <> n.created_at
+        or caused.actor_id is not distinct from n.recipient_id
+        or case n.reason
+            when 'moderation' then
+                caused.type not in ('CommentHidden', 'CommentRemoved') or n.actor_id is not null
+                or caused.author_id is distinct from n.recipient_id
+            else n.actor_id is distinct from caused.actor_id or caused.imported or case n.reason
+                when 'reply' then caused.type <> 'ReplyPosted' or caused.parent_author <> n.recipient_id
+                when 'mention' then not (
+                    caused.type in ('CommentPosted', 'ReplyPosted', 'CommentEdited')
+                    and n.recipient_id = any(caused.people)
+                )
+                when 'follow' then caused.type not in ('CommentPosted', 'ReplyPosted')
+                when 'ancestor' then caused.type <> 'ReplyPosted'
+                else true
+            end
+        end
+    ) as is_stray
     from slice n left join lateral (
-        select p.actor_id as parent_author, e.actor_id as author, s.site, d.data ? 'imported' as imported
+        select e.type, e.actor_id, e.recorded_at, s.site, d.data ? 'imported' as imported, a.actor_id as author_id,
+            coalesce(p.actor_id, '') as parent_author,
+            coalesce(
+                (select m.people || m.before from mentioned m where m.comment_id = c.comment_id),
+                array[n.recipient_id]
+            ) as people
         from comments c
-        join events e on e.stream_id = c.stream_id and e.version = c.posted and e.event_id = c.comment_id
-        join streams s on s.stream_id = e.stream_id
+        join streams s on s.stream_id = c.stream_id
+        join events a on a.stream_id = c.stream_id and a.version = c.posted
+        cross join lateral (
+            select a.* where n.event_id = c.comment_id
+            union all (
+                select e.* from events e
+                where n.event_id <> c.comment_id and e.stream_id = c.stream_id and e.event_id = n.event_id
+                    and e.version > c.posted and e.version <= c.version
+                    and e.type in ('CommentEdited', 'CommentHidden', 'CommentRemoved')
+                limit 1
+            )
+        ) as e
         cross join lateral (select convert_from(e.data, 'UTF8')::jsonb as data offset 0) as d
-        join events p on p.stream_id = e.stream_id and p.version = (d.data ->> 'parent')::bigint
-        where c.comment_id = n.event_id
+        left join events p on p.stream_id = c.stream_id and p.version = c.parent and c.parent > 0
+        where c.comment_id = n.comment_id and c.stream_id = n.stream_id
+            and coalesce(d.data ->> 'comment_id', c.comment_id::text) = c.comment_id::text
         offset 0
     ) as caused on true
 ) as n

@@ -41,6 +41,8 @@ class Caller:
     operator: bool = False
     guest: bool = False
     key: bool = False
+    email: str | None = field(default=None, repr=False)
+    """Where the token says that their mail goes."""
     actor: Actor = field(init=False, repr=False, compare=False)
     """As the sender of a command."""
     reader: Reader = field(init=False, repr=False, compare=False)
@@ -184,4 +186,5 @@ def _of_claims(claims: Claims) -> Caller:
         admin=admin,
         expires=float(claims.exp),
         guest=guest,
+        email=claims.email,
     )

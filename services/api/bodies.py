@@ -26,6 +26,10 @@ from pydantic import (
 from services.api.deps import API
 from services.api.problems import Problem, wrong_fields
 from services.core.addresses import THREAD_KEY_BYTES
+from services.core.commands import Action
+from services.core.text import SUB_CODE_POINTS
+from services.eventlog.preferences import BLOCKED, Mode, zones
+from services.eventlog.subscriptions import Level
 
 MAX_BODY: Final = 256 * 1024
 """The largest body, in bytes."""
@@ -91,6 +95,13 @@ class Report(Body):
     detail: str | None = Field(None, description="At most 2,000 code points.")
 
 
+class Decision(Body):
+    """What a moderator decides of a comment."""
+
+    action: Action
+    reason: str | None = Field(None, description="One line of at most 300 code points.")
+
+
 class Vote(Body):
     """A vote on a comment; 0 withdraws it."""
 
@@ -119,6 +130,69 @@ class CountsAsked(Body):
         list[Annotated[str, StringConstraints(min_length=1, max_length=THREAD_KEY_BYTES)]],
         Field(max_length=200),
     ] = Field(description="Keys of threads, as they are: not percent-encoded, and without `~`.")
+
+
+class Subscription(Body):
+    """How somebody follows a thread."""
+
+    level: Level = Field(
+        description="Told of every comment; of what concerns oneself, as without a subscription; of nothing."
+    )
+
+
+class ReasonsChange(Body):
+    """What one is told of; null is the default, and what is left out stays as it is."""
+
+    reply: bool | None = None
+    mention: bool | None = None
+    follow: bool | None = None
+    ancestor: bool | None = None
+    moderation: bool | None = None
+
+
+_Clock = Annotated[str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
+
+
+class QuietHours(Body):
+    """When no mail goes, each day; past midnight where `to` is not after `from`."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+    since: _Clock = Field(alias="from")
+    to: _Clock
+    zone: Annotated[str, StringConstraints(max_length=64)] = Field(
+        description="An IANA time zone, as in Europe/Berlin."
+    )
+
+    @model_validator(mode="after")
+    def _is_some_time(self) -> QuietHours:
+        if self.since == self.to:
+            raise ValueError("from and to are the same")
+        return self
+
+    @field_validator("zone")
+    @classmethod
+    def _is_a_zone(cls, value: str) -> str:
+        if value not in zones():
+            raise ValueError("is no time zone")
+        return value
+
+
+class PreferencesChange(Body):
+    """What is to change of somebody's preferences: null is the default, what is left out stays as it is."""
+
+    email: str | None = Field(
+        None, description="Where mail is to go, once a mail to it was confirmed; null: where the token says."
+    )
+    mail: Mode | None = None
+    reasons: ReasonsChange | None = None
+    quiet: QuietHours | None = None
+    blocked: (
+        Annotated[
+            list[Annotated[str, StringConstraints(min_length=1, max_length=SUB_CODE_POINTS)]],
+            Field(max_length=BLOCKED),
+        ]
+        | None
+    ) = Field(None, description="Ids of people of whose comments one is not told.")
 
 
 class NotificationsRead(Body):

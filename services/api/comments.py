@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from uuid import UUID
-
 from aiohttp import web
 
 from services.api import outcomes
 from services.api.answers import written
-from services.api.auth import Caller
 from services.api.bodies import CommentEdit, NewComment, ThreadMetadata, body_of, raw_body
 from services.api.context import Thread, Visit, comment_of, thread_of, visit
-from services.api.deps import API, Api
+from services.api.deps import API
 from services.api.problems import text_refused
 from services.api.queries import NoQuery, query_of
 from services.api.writing import (
@@ -20,19 +17,13 @@ from services.api.writing import (
     event_id,
     expected_revision,
     idempotency,
+    key_of_comment,
     submit,
 )
 from services.core.addresses import parse_comment_id
 from services.core.commands import DeleteComment, Description, EditComment, PostComment
 from services.core.text import TITLE_CODE_POINTS, TextRefused, check_url, normalise_body, normalise_line
-from services.core.thread import CommentState
-from services.errors import (
-    CommentNotFound,
-    CommentNotOpen,
-    KeyDestroyed,
-    ParentNotFound,
-)
-from services.eventlog.keys import AuthorKey
+from services.errors import ParentNotFound
 
 
 async def post(request: web.Request) -> web.Response:
@@ -70,6 +61,8 @@ async def post(request: web.Request) -> web.Response:
         )
 
     appended = await submit(api, command)
+    if caller.guest and caller.email is not None:
+        api.token_addresses.note(here.site.name, caller.id, caller.email)
     location = f"{_comments_path(here, thread)}/{appended.event_id}"
     if appended.comment is None or appended.repeated:
         answer = await outcomes.comment_now(api, here, thread, appended.event_id, appended, body)
@@ -93,7 +86,7 @@ async def edit(request: web.Request) -> web.Response:
     new_id = event_id()
 
     async def command() -> EditComment:
-        author_key = await _key_of(api, here, caller, thread, comment_id)
+        author_key = await key_of_comment(api, here, caller, thread, comment_id)
         return EditComment(
             site=here.site.name,
             stream_id=thread.stream_id,
@@ -158,18 +151,3 @@ def _description(asked: ThreadMetadata) -> Description | None:
 
 def _comments_path(here: Visit, thread: Thread) -> str:
     return f"/v1/sites/{here.site.name}/threads/{thread.segment}/comments"
-
-
-async def _key_of(api: Api, here: Visit, caller: Caller, thread: Thread, comment_id: UUID) -> AuthorKey:
-    """The key that a comment's text is sealed under."""
-    sealed_under = await api.log.comment_key(thread.stream_id, comment_id)
-    if sealed_under is None:
-        raise CommentNotFound(comment_id)
-    key_id = sealed_under[1]
-    if key_id is None:
-        # A placeholder without a text or an author: the decision refuses, whatever the key.
-        return await api.keyring.for_author(here.site.name, caller.id)
-    try:
-        return await api.keyring.one(key_id)
-    except KeyDestroyed:
-        raise CommentNotOpen(comment_id, CommentState.ERASED) from None

@@ -165,6 +165,8 @@ async def visit(
         charge = api.limiter.charge_of(site.name, site.settings, caller, api.addresses, request)
         if charge is not None:
             await admit(request, api.limiter, charge)
+    if caller is not None and caller.email is not None and not caller.guest:
+        api.token_addresses.note(site.name, caller.id, caller.email)
     return Visit(site, caller)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import hmac
 import struct
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from schema.events.envelope import EPOCH, micros
 from services.core.page import Place
 from services.core.ranking import Sort
 from services.errors import CursorInvalid
+from services.eventlog.inbox import Seen
 
 _VERSION: Final = b"\x01"
 _MAC: Final = 8
@@ -35,6 +37,7 @@ _PLACE: Final = struct.Struct(">IId")
 _NUMBER: Final = struct.Struct(">Q")
 _DATED: Final = struct.Struct(">q16s")
 _LANED: Final = struct.Struct(">BQ")
+_SNAPSHOT: Final = struct.Struct(">QIH")
 
 
 class Cursors:
@@ -88,6 +91,22 @@ class Cursors:
         """The position of each lane in a cursor of the list that `scope` names. Raises CursorInvalid."""
         return dict(_LANED.iter_unpack(self._open(b"l" + scope, cursor, lanes * _LANED.size)))
 
+    def seen(self, scope: bytes, seen: Seen) -> str:
+        """Goes on after what was seen of the inbox that `scope` names."""
+        parts = [_packed(seen.snapshot)]
+        if seen.then is not None and seen.last is not None:
+            parts += [_packed(seen.then), seen.last.bytes]
+        return self._seal(_inbox(scope), b"".join(parts))
+
+    def seen_in(self, scope: bytes, cursor: str) -> Seen:
+        """What was seen by a cursor of the inbox that `scope` names. Raises CursorInvalid."""
+        payload = self._open(_inbox(scope), cursor, max(0, len(cursor) * 3 // 4 - _MAC - 1))
+        snapshot, rest = _unpacked(payload)
+        if not rest:
+            return Seen(snapshot)
+        then, last = _unpacked(rest)
+        return Seen(snapshot, then, UUID(bytes=last))
+
     def _seal(self, scope: bytes, payload: bytes) -> str:
         return base64.urlsafe_b64encode(_VERSION + payload + self._mac(scope, payload)).rstrip(b"=").decode()
 
@@ -110,3 +129,24 @@ class Cursors:
     def _mac(self, scope: bytes, payload: bytes) -> bytes:
         # The payload's size is fixed by the scope's first byte, so the two never run into each other.
         return hmac.digest(self._key, _VERSION + scope + payload, "sha256")[:_MAC]
+
+
+def _inbox(scope: bytes) -> bytes:
+    """A scope of one size, since what is seen has any."""
+    return b"s" + hashlib.blake2b(scope, digest_size=16).digest()
+
+
+def _packed(snapshot: str) -> bytes:
+    """A snapshot in few bytes: `xmin:xmax:xip,…`, all of it near xmin."""
+    first, end, under_way = snapshot.split(":")
+    xmin = int(first)
+    others = [int(one) - xmin for one in under_way.split(",") if one]
+    return _SNAPSHOT.pack(xmin, int(end) - xmin, len(others)) + struct.pack(f">{len(others)}I", *others)
+
+
+def _unpacked(raw: bytes) -> tuple[str, bytes]:
+    """The snapshot that raw begins with, and what is behind it."""
+    xmin, span, count = _SNAPSHOT.unpack_from(raw)
+    others = struct.unpack_from(f">{count}I", raw, _SNAPSHOT.size)
+    text = f"{xmin}:{xmin + span}:{','.join(str(xmin + one) for one in others)}"
+    return text, raw[_SNAPSHOT.size + 4 * count :]

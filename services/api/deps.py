@@ -17,16 +17,22 @@ from services.api.cursors import Cursors
 from services.api.deadlines import Deadlines
 from services.api.limits.limiter import Limiter
 from services.api.live.hub import Hub
+from services.api.live.inboxes import Inboxes
 from services.api.metrics import Metrics
 from services.api.pages.memory import PageMemory
 from services.api.pages.shortcut import Counts, Shortcut
+from services.api.token_addresses import TokenAddresses
 from services.eventlog.appenders import Appenders
+from services.eventlog.contacts import Contacts
 from services.eventlog.erasures import Erasures
 from services.eventlog.inbox import Inbox
 from services.eventlog.keys import Keyring, MasterKey
 from services.eventlog.lists import Lists
 from services.eventlog.log import EventLog
+from services.eventlog.maillinks import MailLinks
+from services.eventlog.preferences import AllPreferences
 from services.eventlog.sites import Sites
+from services.eventlog.subscriptions import Subscriptions
 from services.projection.logpages import LogPages
 from services.projection.reader import ThreadReader
 from services.settings import Settings
@@ -61,6 +67,7 @@ class Api:
     pages: PageMemory
     log_pages: LogPages
     inbox: Inbox
+    inboxes: Inboxes
     erasures: Erasures
     pool: asyncpg.Pool[Any]
     master: MasterKey
@@ -81,6 +88,11 @@ class Api:
     addresses: ClientAddresses = field(init=False)
     cursors: Cursors = field(init=False)
     lists: Lists = field(init=False)
+    subscriptions: Subscriptions = field(init=False)
+    preferences: AllPreferences = field(init=False)
+    contacts: Contacts = field(init=False)
+    mail_links: MailLinks = field(init=False)
+    token_addresses: TokenAddresses = field(init=False)
     counts: Counts = field(init=False)
     shortcut: Shortcut = field(init=False)
     idempotency_key: bytes = field(init=False, repr=False)
@@ -89,6 +101,13 @@ class Api:
         object.__setattr__(self, "addresses", ClientAddresses(self.settings.trusted_proxies))
         object.__setattr__(self, "cursors", Cursors(self.master.derived("cursor")))
         object.__setattr__(self, "lists", Lists(self.pool))
+        object.__setattr__(self, "subscriptions", Subscriptions(self.pool))
+        object.__setattr__(self, "preferences", AllPreferences(self.pool))
+        contacts = Contacts(self.pool, self.keyring)
+        object.__setattr__(self, "contacts", contacts)
+        object.__setattr__(self, "mail_links", MailLinks(self.master))
+        addresses = TokenAddresses(contacts, asks=self.settings.sends_mail)
+        object.__setattr__(self, "token_addresses", addresses)
         counts = Counts(self.metrics, self.access)
         object.__setattr__(self, "counts", counts)
         shortcut = Shortcut(self.pages, counts, self.sites.kept, lambda: self.drain.begun)

@@ -23,6 +23,7 @@ from services.api.writing import idempotency
 from services.core.thread import timestamp
 from services.eventlog.erasures import Erasure, announce
 from services.eventlog.person import OwnComment, OwnReport, OwnThread, OwnVote, Person
+from services.eventlog.preferences import NOTHING_SAID, forget
 from services.projection.fold import open_text
 
 LINES: Final = "application/x-ndjson"
@@ -70,9 +71,10 @@ async def erase(request: web.Request) -> web.Response:
     query_of(request, NoQuery)
     key = idempotency(request, here.site.stream_id, caller.id, await raw_body(request))
     site = here.site.name
+    api.token_addresses.forget(site, caller.id)
     erasure = await api.erasures.request(site, caller.id, requested_by=caller.id, idempotency=key)
     if erasure is None:
-        await api.inbox.empty(site, caller.id)  # nothing was sealed, so no worker has anything to do
+        await forget(api.pool, site, caller.id)  # nothing was sealed, so no worker has anything to do
     version = here.site.version
     if erasure is not None:
         try:
@@ -109,6 +111,8 @@ async def _pages(api: Api, here: Visit, caller: Caller) -> AsyncIterator[bytes]:
         yield _lines([await _report(api, one) for one in reports])
     async for votes in person.votes():
         yield _lines(map(_vote, votes))
+    async for lines in _wishes(api, site, caller.id):
+        yield lines
     after = None
     while told := await api.inbox.page(site, caller.id, "all", after, _INBOX):
         yield _lines(
@@ -125,6 +129,59 @@ async def _pages(api: Api, here: Visit, caller: Caller) -> AsyncIterator[bytes]:
             for one in told
         )
         after = told[-1].id
+
+
+async def _wishes(api: Api, site: str, author_id: str) -> AsyncIterator[bytes]:
+    """What they follow and want, where their mail goes, and what was sent to them."""
+    async for followed in api.subscriptions.of(site, author_id):
+        yield _lines(
+            {
+                "kind": "subscription",
+                "stream": str(one.stream_id),
+                "thread": None if one.key is None else {"key": one.key, "title": one.title, "url": one.url},
+                "level": one.level,
+                "created_at": timestamp(one.created_at),
+            }
+            for one in followed
+        )
+    wanted = await api.preferences.of(site, author_id)
+    if wanted != NOTHING_SAID:
+        yield _lines(
+            [
+                {
+                    "kind": "preferences",
+                    "mail": wanted.mail,
+                    "reasons": wanted.reasons,
+                    "quiet": wanted.quiet,
+                    "blocked": wanted.blocked,
+                }
+            ]
+        )
+    yield _lines(
+        {
+            "kind": "contact",
+            "source": one.source,
+            "email": one.email,
+            "confirmed": one.confirmed,
+            "refused": one.refused,
+        }
+        for one in await api.contacts.all(site, author_id)
+    )
+    async for deliveries in Person(api.pool, site, author_id).deliveries():
+        yield _lines(
+            {
+                "kind": "delivery",
+                "id": str(one.id),
+                "channel": one.channel,
+                "about": one.kind,
+                "state": one.state,
+                "event_id": None if one.event_id is None else str(one.event_id),
+                "created_at": timestamp(one.created_at),
+                "ended_at": None if one.ended_at is None else timestamp(one.ended_at),
+                "reason": one.reason,
+            }
+            for one in deliveries
+        )
 
 
 def _lines(values: Iterable[dict[str, object]]) -> bytes:

@@ -37,7 +37,7 @@ async def mine(request: web.Request) -> web.Response:
             "votes": {str(comment_id): value for comment_id, value in own.votes.items()},
             "reports": list(map(str, own.reports)),
             "held": list(map(str, own.held)),
-            "subscription": None,
+            "subscription": own.subscription,
             "can": _allowed(here, own),
             "banned_until": None,
         }

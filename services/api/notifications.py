@@ -11,6 +11,7 @@ from aiohttp import hdrs, web
 
 from services.api.answers import own
 from services.api.bodies import NotificationsRead, body_of
+from services.api.bundles import bundled
 from services.api.context import Visit, visit
 from services.api.deps import API
 from services.api.gathering import gathered
@@ -37,13 +38,15 @@ async def inbox(request: web.Request) -> web.Response:
     found = await api.inbox.page(site, caller.id, query.state, after, query.limit + 1)
     shown = found[: query.limit]
     comments = await gathered(api, [(one.stream_id, one.comment_id) for one in shown])
-    items = [_item(here, notification, one) for notification, one in zip(shown, comments, strict=False)]
+    items = [item(here, notification, one) for notification, one in zip(shown, comments, strict=False)]
     shown = shown[: len(items)]
-    body = {
+    body: dict[str, object] = {
         "items": items,
         "after": api.cursors.identified(scope, shown[-1].id) if len(found) > len(shown) else None,
         "unread": await api.inbox.unread(site, caller.id),
     }
+    if query.bundles == "true":
+        body["bundles"] = bundled(zip(shown, comments, strict=True), here.site.settings.language)
     return own(orjson.dumps(body))
 
 
@@ -68,7 +71,8 @@ def _uuid(raw: str, field: str) -> UUID:
     return UUID(raw)
 
 
-def _item(here: Visit, notification: Notification, found: OneComment | None) -> dict[str, object]:
+def item(here: Visit, notification: Notification, found: OneComment | None) -> dict[str, object]:
+    """A notification with its comment as it is now; None where that cannot be shown."""
     comment: orjson.Fragment | None = None
     actor: orjson.Fragment | None = None
     if found is not None:

@@ -87,8 +87,8 @@ _PARAMETERS: Final[_Json] = {
         (
             "Last-Event-ID",
             False,
-            {"type": "string", "pattern": "^[0-9]{1,18}$"},
-            "The `id` of the last event seen: the stream goes on after it.",
+            {"type": "string", "pattern": "^[A-Za-z0-9_-]+$"},
+            "The `id` of the last event seen: the stream goes on after it. Of a thread's a whole number.",
         ),
         (
             "Threadlog-Act-As",
@@ -99,6 +99,8 @@ _PARAMETERS: Final[_Json] = {
         ("X-Request-ID", False, {"type": "string"}, "1 to 128 of `[A-Za-z0-9._:/-]`, else replaced."),
     )
 }
+_WITH_A_BODY: Final = (200, 410)
+_MEANING: Final = {410: "The link does not work any more.", 503: "Not now"}
 _CSP: Final = (
     "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -253,14 +255,14 @@ def _responses(route: Route, refs: Mapping[type[BaseModel], _Json]) -> _Json:
     responses: _Json = {}
     for status, model in route.answers.items():
         answer: _Json = {
-            "description": "Success" if status < 400 else "Not now",
+            "description": _MEANING.get(status, "Success"),
             "headers": _headers(*_told(route, status)),
         }
         if model is not None:
             answer["content"] = {"application/json": {"schema": refs[model]}}
             if route.stream:
                 answer["content"]["text/event-stream"] = {"schema": {"type": "string"}}
-        elif status == 200:
+        elif status in _WITH_A_BODY:
             answer["content"] = {route.media: {}}
         responses[str(status)] = answer
     if route.conditional or route.tagged:

@@ -61,12 +61,12 @@ def posted(
 
 
 async def comment_now(
-    api: Api, here: Visit, thread: Thread, comment_id: UUID, appended: Appended, body: str
+    api: Api, here: Visit, thread: Thread, comment_id: UUID, appended: Appended, body: str | None
 ) -> bytes:
-    """The comment as it is at the write's version or later; `body` is the text that was sent.
+    """The comment as it is at the write's version or later; `body` is the text that was sent, if one was.
 
-    Raises CommentNotOpen once it is erased, and what the log raises where only it could tell how a write that
-    is repeated ended: the repeat may be repeated.
+    Raises CommentNotOpen once it is erased, and what the log raises where only it could tell the text, or how
+    a write that is repeated ended: the repeat may be repeated.
     """
     try:
         found = await api.reader.comment(thread.stream_id, comment_id, appended.version)
@@ -77,7 +77,7 @@ async def comment_now(
         except CommentNotOpen:
             raise
         except Exception:
-            if appended.comment is None:
+            if appended.comment is None or body is None:
                 raise
             return _from_request(here, thread, appended, appended.comment, body)
     if decode(found.picked.raw).state is CommentState.ERASED:

@@ -27,6 +27,7 @@ from pydantic import (
 from services.api.problems import FieldError, Problem, wrong_fields
 from services.core.addresses import THREAD_KEY_BYTES
 from services.core.ranking import Sort
+from services.eventlog.maillinks import TOKEN
 
 MINE: Final = 500
 """Comments that `T/mine` may be asked about at once: as many as a page holds."""
@@ -152,6 +153,19 @@ class LiveQuery(Query):
     )
 
 
+class InboxLiveQuery(Query):
+    """Of an inbox's live stream."""
+
+    # It names transactions that were under way when it was made: some hundred fit.
+    after: Annotated[str, StringConstraints(max_length=4096, pattern="^[A-Za-z0-9_-]*$")] | None = Field(
+        None, description="The id of the last event seen; Last-Event-ID goes before it."
+    )
+    access_token: str | None = Field(
+        None,
+        description="A JWT with at most five minutes left, for clients that cannot send Authorization.",
+    )
+
+
 class ListQuery(ReadQuery):
     """Of a plain list of a thread."""
 
@@ -163,6 +177,9 @@ class NotificationsQuery(Query):
     """Of the inbox."""
 
     state: Literal["unread", "read", "all"] = "all"
+    bundles: Literal["true", "false"] = Field(
+        "false", description="Whether to say too which of the items belong together, and in a sentence how."
+    )
     after: Cursor | None = Field(None, description="The cursor of the page before.")
     limit: Annotated[int, Field(ge=1, le=1000), _WHOLE] = 100
 
@@ -187,6 +204,12 @@ class MineQuery(ReadQuery):
     def comments(self) -> list[UUID] | None:
         """The ids, as they are."""
         return None if self.ids is None else [UUID(one) for one in self.ids.split(",") if one]
+
+
+class LinkQuery(Query):
+    """Of a link in a mail."""
+
+    token: Annotated[str, Field(max_length=TOKEN)] = Field("", description="The link's, as the mail has it.")
 
 
 class CountsQuery(Query):

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Final, Literal
-
-from aiohttp.typedefs import Handler
-from pydantic import BaseModel
+from typing import Final
 
 from services.api import (
     atom,
     bodies,
     comments,
     counts,
+    decisions,
     feeds,
     guests,
     health,
     log,
-    me,
     mine,
     newest,
-    notifications,
     openapi,
     queries,
     reading,
@@ -29,51 +23,17 @@ from services.api import (
     revisions,
     shapes,
     site_settings,
+    subscriptions,
     threads,
     votes,
 )
 from services.api.live import streams
+from services.api.own_routes import OWN_ROUTES
 from services.api.problems import Code
+from services.api.route import C, Route, S, T, Who
 from services.core.site import SiteSettings
 
-Who = Literal["anyone", "signed in", "member", "moderator", "overseer", "admin", "operator", "network"]
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """One method of one path. `answers` gives the model of each success, None for an empty one."""
-
-    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
-    path: str
-    handler: Handler
-    summary: str
-    who: Who = "anyone"
-    query: type[queries.Query] = queries.NoQuery
-    body: type[BaseModel] | None = None
-    answers: Mapping[int, type[BaseModel] | None] = field(default_factory=dict)
-    idempotent: bool = False
-    """Whether it takes an Idempotency-Key."""
-    revision: bool = False
-    """Whether it needs If-Match."""
-    conditional: bool = False
-    """Whether it has an ETag."""
-    tagged: bool = False
-    """Whether it has an ETag, but belongs to no thread and so has no version."""
-    reads: bool = False
-    """Whether it writes nothing though it is a POST (`services.api.context.READS_BY_POST`)."""
-    versioned: bool = False
-    """Whether it tells Threadlog-Version; what is idempotent or conditional does."""
-    media: str = "application/json"
-    """What a success is that has no model and yet a body."""
-    stream: bool = False
-    """Whether it answers with Server-Sent Events, and with its model to who asks for JSON."""
-    refusals: tuple[Code, ...] = ()
-    """Codes of problems that do not follow from the rest (`services.api.route_codes`)."""
-
-
-S: Final = "/v1/sites/{site}"
-T: Final = S + "/threads/{thread}"
-C: Final = T + "/comments/{comment}"
+__all__ = ["ROUTES", "C", "Route", "S", "T", "Who"]
 
 _FINAL: Final[tuple[Code, ...]] = ("comment-deleted", "comment-removed", "comment-erased")
 _OF_HISTORY: Final[tuple[Code, ...]] = ("unauthenticated", "forbidden")
@@ -172,6 +132,17 @@ ROUTES: Final[tuple[Route, ...]] = (
         refusals=("guests-not-allowed", "own-comment", "already-reported", *_NOT_OPEN),
     ),
     Route(
+        "POST",
+        C + "/decisions",
+        decisions.decide,
+        "Approve, hide, restore or remove a comment",
+        who="moderator",
+        body=bodies.Decision,
+        answers={200: shapes.CommentShape},
+        idempotent=True,
+        refusals=("decision-not-possible", *_FINAL),
+    ),
+    Route(
         "PUT",
         C + "/vote",
         votes.vote,
@@ -231,6 +202,25 @@ ROUTES: Final[tuple[Route, ...]] = (
         query=queries.MineQuery,
         answers={200: shapes.MineShape},
         conditional=True,
+    ),
+    Route(
+        "PUT",
+        T + "/subscription",
+        subscriptions.subscribe,
+        "Follow the thread, or mute it",
+        who="member",
+        body=bodies.Subscription,
+        answers={200: shapes.SubscriptionShape},
+        refusals=("guests-not-allowed",),
+    ),
+    Route(
+        "DELETE",
+        T + "/subscription",
+        subscriptions.unsubscribe,
+        "Follow the thread no more",
+        who="member",
+        answers={204: None},
+        refusals=("guests-not-allowed",),
     ),
     Route(
         "GET",
@@ -296,52 +286,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         answers={200: SiteSettings},
         idempotent=True,
     ),
-    Route(
-        "GET",
-        S + "/me/notifications",
-        notifications.inbox,
-        "The caller's notifications",
-        who="signed in",
-        query=queries.NotificationsQuery,
-        answers={200: shapes.InboxShape},
-    ),
-    Route(
-        "POST",
-        S + "/me/notifications/read",
-        notifications.mark_read,
-        "Mark notifications as read",
-        who="signed in",
-        body=bodies.NotificationsRead,
-        answers={204: None},
-        refusals=("guests-not-allowed",),
-    ),
-    Route(
-        "GET",
-        S + "/me/comments",
-        newest.of_caller,
-        "What the caller has written, newest first",
-        who="signed in",
-        query=queries.NewestQuery,
-        answers={200: shapes.CommentsShape},
-    ),
-    Route(
-        "GET",
-        S + "/me",
-        me.export,
-        "All that is stored of the caller, as JSON lines",
-        who="signed in",
-        answers={200: None},
-        media="application/x-ndjson",
-    ),
-    Route(
-        "DELETE",
-        S + "/me",
-        me.erase,
-        "Erase the caller",
-        who="signed in",
-        answers={202: shapes.ErasureShape},
-        idempotent=True,
-    ),
+    *OWN_ROUTES,
     Route(
         "GET",
         "/v1/events",

@@ -20,6 +20,7 @@ from services.api.deps import Api
 from services.api.limits.limiter import Limiter
 from services.api.limits.shared import SharedLimits
 from services.api.live.hub import Hub
+from services.api.live.inboxes import Inboxes
 from services.api.live.telling import Teller
 from services.api.metrics import Metrics, Watched
 from services.api.pages.memory import PageMemory
@@ -85,6 +86,8 @@ async def api_on(found: Resources) -> AsyncIterator[Api]:
         limit=settings.max_streams,
         limit_of_one=settings.max_streams_per_address,
     )
+    inbox = Inbox(found.pool)
+    inboxes = Inboxes(inbox, connect_redis(settings.redis_url))
     limiter = Limiter(SharedLimits(settings.broker), found.master.derived("limits"))
 
     async def postgres() -> None:
@@ -110,30 +113,36 @@ async def api_on(found: Resources) -> AsyncIterator[Api]:
         await appenders.start()
         await limiter.shared.start()
         live.start()
+        inboxes.start()
         reporting = asyncio.create_task(found.views.recency.report(found.reader.reads), name="reads")
+        api = Api(
+            settings=settings,
+            sites=found.sites,
+            log=found.log,
+            keyring=found.keyring,
+            appenders=appenders,
+            reader=found.reader,
+            pages=pages,
+            log_pages=found.log_pages,
+            inbox=inbox,
+            inboxes=inboxes,
+            erasures=found.erasures,
+            pool=found.pool,
+            master=found.master,
+            metrics=metrics,
+            limiter=limiter,
+            live=live,
+            postgres=postgres,
+            redis=redis,
+        )
+        keeping = asyncio.create_task(api.token_addresses.run(), name="token-addresses")
         try:
-            yield Api(
-                settings=settings,
-                sites=found.sites,
-                log=found.log,
-                keyring=found.keyring,
-                appenders=appenders,
-                reader=found.reader,
-                pages=pages,
-                log_pages=found.log_pages,
-                inbox=Inbox(found.pool),
-                erasures=found.erasures,
-                pool=found.pool,
-                master=found.master,
-                metrics=metrics,
-                limiter=limiter,
-                live=live,
-                postgres=postgres,
-                redis=redis,
-            )
+            yield api
         finally:
             reporting.cancel()
+            keeping.cancel()
             await live.stop()
+            await inboxes.stop()
             await limiter.shared.stop()
             await appenders.stop()
     finally:

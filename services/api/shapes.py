@@ -137,6 +137,42 @@ class MineShape(Shape):
     banned_until: Time | None
 
 
+class SubscriptionShape(Shape):
+    """How the caller follows a thread."""
+
+    level: Literal["all", "mentions", "muted"]
+
+
+class ReasonsShape(Shape):
+    """What somebody is told of."""
+
+    reply: bool
+    mention: bool
+    follow: bool
+    ancestor: bool
+    moderation: bool
+
+
+class QuietShape(Shape):
+    """When no mail goes, each day."""
+
+    since: str = Field(alias="from")
+    to: str
+    zone: str
+
+
+class PreferencesShape(Shape):
+    """What somebody wants to be told of, and how. `email` is the address that they gave, else the token's;
+    `email_state` is what is known of it. While a given one is not confirmed, mail goes to the token's."""
+
+    email: str | None
+    email_state: Literal["token", "confirmed", "unconfirmed", "refused"] | None
+    mail: Literal["now", "hourly", "daily", "weekly", "off"]
+    reasons: ReasonsShape
+    quiet: QuietShape | None
+    blocked: list[str]
+
+
 class RevisionShape(Shape):
     """One text of a comment."""
 
@@ -158,6 +194,8 @@ class EventShape(Shape):
     """An event as recorded."""
 
     position: int
+    """One of its lane."""
+    lane: int
     stream: Id
     version: int
     event_id: Id
@@ -246,12 +284,54 @@ class NotificationShape(Shape):
     read: bool
 
 
+class BundleShape(Shape):
+    """Items of a page that belong together. `actors` are the latest of those who did it, three at most;
+    `others` is how many there are beside the first."""
+
+    reason: Literal["reply", "mention", "follow", "ancestor", "moderation"]
+    thread: NamedThreadShape
+    parent_id: Id | None
+    """The comment that they answer; null for what is no reply."""
+    ids: list[Id]
+    actors: list[AuthorShape]
+    count: int
+    others: int
+    sentence: str
+    """In the site's language."""
+    created_at: Time
+    """Of the newest."""
+    read: bool
+
+
 class InboxShape(Shape):
-    """Notifications, newest first."""
+    """Notifications, newest first; where it was asked for, with what belongs together."""
 
     items: list[NotificationShape]
     after: str | None
     unread: int
+    bundles: list[BundleShape] | None = None
+
+
+class InboxDataShape(Shape):
+    """A new notification, and how many are unread by then; a `reset` has no notification."""
+
+    notification: NotificationShape | None = None
+    unread: int
+
+
+class InboxEventShape(Shape):
+    """A live event of an inbox. `reset`: load the inbox anew, then go on."""
+
+    id: str
+    event: Literal["notification", "reset"]
+    data: InboxDataShape
+
+
+class InboxLiveShape(Shape):
+    """Live events of an inbox, polled; `after` is where to go on."""
+
+    items: list[InboxEventShape]
+    after: str
 
 
 class ErasureShape(Shape):

@@ -19,8 +19,10 @@ from services.api.deps import API, Api
 from services.api.problems import Problem
 from services.core.addresses import event_id_bytes
 from services.core.commands import Actor, Command, Idempotency
-from services.errors import KeyDestroyed
+from services.core.thread import CommentState
+from services.errors import CommentNotFound, CommentNotOpen, KeyDestroyed
 from services.eventlog.batch import Appended
+from services.eventlog.keys import AuthorKey
 
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 _KEYS: Final = 3
@@ -114,6 +116,24 @@ def command_fields(
         "correlation_id": correlation_id(request),
         "idempotency": idempotency(request, thread.stream_id, caller.id, body),
     }
+
+
+async def key_of_comment(
+    api: Api, here: Visit, caller: Caller, thread: Thread, comment_id: UUID
+) -> AuthorKey:
+    """The key of a comment's author, which its texts and what is decided of it are sealed under. Raises
+    CommentNotFound, CommentNotOpen."""
+    sealed_under = await api.log.comment_key(thread.stream_id, comment_id)
+    if sealed_under is None:
+        raise CommentNotFound(comment_id)
+    key_id = sealed_under[1]
+    if key_id is None:
+        # A placeholder without a text or an author: the decision refuses, whatever the key.
+        return await api.keyring.for_author(here.site.name, caller.id)
+    try:
+        return await api.keyring.one(key_id)
+    except KeyDestroyed:
+        raise CommentNotOpen(comment_id, CommentState.ERASED) from None
 
 
 async def submit(api: Api, command: Callable[[], Awaitable[Command]]) -> Appended:

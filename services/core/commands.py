@@ -14,6 +14,9 @@ from uuid import UUID
 from schema.events.payloads import Badge
 from services.core.site import SiteSettings
 
+Action = Literal["approve", "hide", "restore", "remove"]
+"""What a moderator decides of a comment."""
+
 GUEST: Final = "guest:"
 """What the id of a guest begins with, and nobody else's."""
 
@@ -129,6 +132,15 @@ class VoteComment(ThreadCommand):
 
     comment_id: UUID
     value: Literal[-1, 0, 1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModerateComment(ThreadCommand):
+    """Decide about a comment. `reason` is sealed under the key of its author."""
+
+    comment_id: UUID
+    action: Action
+    reason: Sealed | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ from services.core.commands import (
     EditComment,
     EraseAuthor,
     EraseComments,
+    ModerateComment,
     PostComment,
     ReportComment,
     Rules,
@@ -29,6 +30,7 @@ from services.core.commands import (
     ThreadCommand,
     VoteComment,
 )
+from services.core.moderation import event_of
 from services.core.site import SiteSettings, SiteState
 from services.core.thread import FINAL, MAX_DEPTH, NO_VOTE, Comment, CommentState, ThreadState, timestamp
 from services.errors import (
@@ -89,6 +91,8 @@ def decide(command: ThreadCommand, thread: ThreadState, now: datetime, rules: Ru
             return _report(command, thread, rules)
         case VoteComment():
             return _vote(command, thread)
+        case ModerateComment():
+            return _moderate(command, thread)
         case ChangeThread():
             return _change_thread(command, thread)
         case EraseComments():
@@ -274,7 +278,7 @@ def _report(command: ReportComment, thread: ThreadState, rules: Rules) -> Decisi
     }
     report = _first(command, "CommentReported", data, command.detail)
     total = comment.report_weight + weight
-    if not weight or total < rules.settings.report_threshold:
+    if comment.approved or not weight or total < rules.settings.report_threshold:
         return (report,)
     hidden = NewEvent(
         event_id=following_id(command.event_id, 1),
@@ -303,6 +307,25 @@ def _vote(command: VoteComment, thread: ThreadState) -> Decision:
         return ()
     data = _about(comment) | {"value": command.value, "previous": previous}
     return (_first(command, "CommentVoted", data),)
+
+
+def _moderate(command: ModerateComment, thread: ThreadState) -> Decision:
+    if not command.actor.moderator:
+        return Forbidden("only moderators decide about comments")
+    comment = _find(thread, command.comment_id)
+    if isinstance(comment, CommentNotFound):
+        return comment
+    event = event_of(command.action, comment)
+    if event is None:
+        return ()
+    if isinstance(event, Refusal):
+        return event
+    data = _about(comment)
+    if event == "CommentApproved":
+        data["from"] = comment.state.value
+    elif event == "CommentHidden":
+        data["rule"] = "moderator"
+    return (_first(command, event, data, command.reason),)
 
 
 def _erase(command: EraseComments, thread: ThreadState) -> Decision:

@@ -7,9 +7,10 @@ alternative text, a heading as a bold paragraph, and a link to anything but http
 text. The output is a pure function of the body and of `RENDERER`.
 
 Three short cuts give the same output sooner (docs/decisions/0007-html-that-needs-no-sanitiser.md): a body of
-letters and sentence marks is paragraphs without being parsed; what pulldown-cmark itself writes is taken when
-it is seen to be what the writer and the sanitiser would give; and output of the writer that is seen to hold
-nothing but bare tags of a few kinds and escaped text is not sanitised.
+letters, sentence marks and the simplest of emphasis, code and links is made from JSON to JSON, unparsed; what
+pulldown-cmark itself writes is taken when it is seen to be what the writer and the sanitiser would give; and
+output of the writer that is seen to hold nothing but bare tags of a few kinds and escaped text is not
+sanitised.
 """
 
 import re
@@ -39,6 +40,7 @@ MAX_LINK: Final = 2_048
 
 _PARSER: Final = pyromark.Markdown(options=pyromark.Options.ENABLE_STRIKETHROUGH)
 _REL: Final = "nofollow ugc noopener"
+_REL_JSON: Final = _REL.encode()
 _CLEANER: Final = nh3.Cleaner(
     tags={
         "p", "br", "em", "strong", "del", "a", "blockquote", "ul", "ol", "li", "code", "pre", "hr",
@@ -54,14 +56,6 @@ _ADDRESS: Final = re.compile(r"https?://[^\s/?#\\]|mailto:\S", re.IGNORECASE)
 _BARE_URL: Final = re.compile(r"(?<![^\s*_~(])https?://[^\W_][^\s<>\"]*", re.IGNORECASE)
 _URL_SAFE: Final = "%/:?#[]@!$&'()*+,;=~-._"
 
-_LETTERS: Final = (
-    "a-zA-Z\u00c0-\u024f\u0391-\u03c9\u0400-\u045f\u05d0-\u05ea"  # Latin, Greek, Cyrillic, Hebrew
-    "\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fff\uac00-\ud7a3"  # Kana, Han, Hangul
-)
-_LINE: Final = rf"[{_LETTERS}][{_LETTERS}0-9 .,;:!?'\"()%/@$+=\-…–—‘’“”„«»¿¡€£]*+"
-_PROSE: Final = re.compile(rf"{_LINE}(?:\n\n?{_LINE})*+")
-"""Lines that begin with a letter and hold no character that Markdown, HTML or a sanitiser minds."""
-
 _RAW_HTML: Final = re.compile("<[a-zA-Z/!?]")
 """What a tag, a comment or an address in angle brackets begins with (CommonMark, sections 6.5 and 6.6)."""
 
@@ -74,6 +68,30 @@ _PLAIN_URL: Final = (
     # same ones. One `&amp;` was one code point.
     r"(?:[/?#](?:[a-zA-Z0-9/?#.,:;~_=+@!$*()-]|&amp;){0,1800}+)?+"
 )
+_WORDS: Final = rb"[a-zA-Z0-9](?:[a-zA-Z0-9 \x80-\xbf\xc3-\xf4]*[a-zA-Z0-9])?"
+_SHORT_LABEL: Final = rb"[a-zA-Z0-9]{0,60}+(?:-[a-zA-Z0-9]{1,60}+){0,5}+"
+_SHORT_HOST: Final = rb"(?:[a-zA-Z0-9]%b\.){0,5}+[a-zA-Z]%b" % (_SHORT_LABEL, _SHORT_LABEL)
+_SHORT_URL: Final = rb"https?://%b(?:/[a-zA-Z0-9/.,=-]{0,500}+)?" % _SHORT_HOST
+_MARK: Final = (
+    # Behind white space, and before it or a sentence's end, each of these can only be what it looks like.
+    rb"(?:\*%b\*|\*\*%b\*\*|`%b`|\[%b\]\(%b\))(?=[ .,;:!?]|\\n|\")"
+    % (_WORDS, _WORDS, _WORDS, _WORDS, _SHORT_URL)
+)
+_LINE: Final = (
+    rb"(?:[a-zA-Z\xc3-\xf4]|%b)"
+    # Of what is not ASCII, in UTF-8, all but the controls of Latin-1 and the no-break space.
+    rb"(?:[a-zA-Z0-9 .,;!?'()%%/@$+=\-\x80-\xbf\xc3-\xf4]++|\xc2[\xa1-\xbf]|\\\"|(?<= )%b"
+    # No bare address, no white space before the line's end: a hard break, or nothing.
+    rb"|:(?!//))*+(?<! )"
+) % (_MARK, _MARK)
+PROSE: Final = rb"%b(?:\\n(?:\\n)?%b)*+" % (_LINE, _LINE)
+"""The JSON, but for its quotes, of paragraphs that hold no character which Markdown, HTML or a sanitiser
+minds, but in marks: emphasis, code and links, each of a few words. A line begins with a letter or a mark."""
+
+_BACKSLASH, _STAR, _BACKTICK, _BRACKET = rb"\*`["  # `in` finds a byte sooner than bytes of one
+_MARKED: Final = re.compile(rb"[*`\[](\*?)([^*`\]]++)[*`\]]\*?(?:\(([^)]++)\))?")
+"""A mark, in what is known to match `PROSE`."""
+
 _LINE_OF_TEXT: Final = (
     r"(?:[^<>&:\xa0\0\r]++|&(?:amp|lt|gt);|:(?!//)"
     # 58 pieces hold at most 29 elements in each other: with what is around them less than `MAX_NESTING`.
@@ -108,10 +126,27 @@ _NESTING_TAGS: Final = {
 
 def render(body: str) -> str:
     """The HTML, at most `MAX_HTML` code points, of a body that `normalise_body` let through."""
-    html = _paragraphs(body) if _is_prose(body) else _ordinary(body)
+    html = _ordinary(body)
     if html is None or len(html) > MAX_HTML:
         html = _written(body)
     return html.removesuffix("\n")
+
+
+def prose_html(body: bytes) -> bytes:
+    """As `render`, of a body that matches `PROSE`; JSON but for its quotes, too."""
+    html = body.replace(rb"\n\n", rb"</p>\n<p>") if _BACKSLASH in body else body
+    if _STAR in body or _BACKTICK in body or _BRACKET in body:
+        html = _MARKED.sub(_tagged, html)
+    return b"<p>%b</p>" % html
+
+
+def _tagged(mark: re.Match[bytes]) -> bytes:
+    twice, text, address = mark.groups()
+    if address is not None:
+        return rb"<a href=\"%b\" rel=\"%b\">%b</a>" % (address, _REL_JSON, text)
+    if mark[0].startswith(b"`"):
+        return b"<code>%b</code>" % text
+    return (b"<strong>%b</strong>" if twice else b"<em>%b</em>") % text
 
 
 def _written(body: str) -> str:
@@ -135,19 +170,6 @@ def _ordinary(body: str) -> str | None:
         # No `>` but those of tags is left in it, so that these two characters end a link's address.
         html = html.replace('">', f'" rel="{_REL}">')
     return html.replace("<br />", "<br>") if "\n" in body else html
-
-
-def _is_prose(body: str) -> bool:
-    return (
-        _PROSE.fullmatch(body) is not None
-        and "://" not in body  # a bare address
-        and " \n" not in body  # a hard break, or white space that goes
-        and body[-1] != " "
-    )
-
-
-def _paragraphs(body: str) -> str:
-    return "<p>" + body.replace("\n\n", "</p>\n<p>") + "</p>\n"
 
 
 class _Writer:

@@ -8,6 +8,7 @@ to its thread. The scripts in `services/readmodel/scripts` read the first 4 byte
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -16,7 +17,7 @@ from uuid import UUID
 import orjson
 
 from schema.events.payloads import Badge
-from services.core.markup import render
+from services.core.markup import PROSE, prose_html, render
 from services.core.thread import Comment, CommentState, timestamp
 
 NO_AUTHOR: Final = b"null"
@@ -43,6 +44,10 @@ LETTERS: Final = {
     CommentState.DELETED: b"d",
     CommentState.ERASED: b"e",
 }
+_PROSE: Final = re.compile(b'"%b"' % PROSE)
+_SAID_IN_PROSE: Final = re.compile(
+    rb'\{"body":"(%b)","name":("[^"\\]*+")(?:,"avatar":("[^"\\]*+"))?\}' % PROSE
+)
 _ITS_AUTHORS: Final = frozenset({LETTERS[CommentState.HELD], LETTERS[CommentState.HIDDEN]})
 """States in which the text is for the comment's author, beside moderators."""
 _STATES: Final = {letter: state for state, letter in LETTERS.items()}
@@ -102,16 +107,13 @@ def encode(comment: Comment, author: bytes, text: bytes) -> bytes:
             _quoted(comment.edited_at),
             orjson.dumps(comment.edited_by),
         )
-    return (
-        b'%b%b"id":"%b","depth":%d,"author":%b,%b,"state":"%b","created_at":%b,%b,"revision":%d,'
-        b'"votes":{"up":%d,"down":%d},"version":%d'
-    ) % (
+    head = b'%b%b"id":"%b","depth":%d,"author":' % (
         comment.parent.to_bytes(PARENT_BYTES, "big"),
         LETTERS[comment.state],
         str(comment.id).encode(),  # asyncpg's UUIDs are not orjson's
         comment.depth,
-        author,
-        text,
+    )
+    tail = b',"state":"%b","created_at":%b,%b,"revision":%d,"votes":{"up":%d,"down":%d},"version":%d' % (
         _NAMES[comment.state],
         _quoted(comment.created_at),
         edited,
@@ -120,6 +122,7 @@ def encode(comment: Comment, author: bytes, text: bytes) -> bytes:
         comment.down,
         comment.version,
     )
+    return b"".join((head, author, b",", text, tail))
 
 
 def _quoted(when: datetime) -> bytes:
@@ -186,4 +189,25 @@ def hidden_author(raw: bytes) -> str | None:
 
 def text_fragment(body: str) -> bytes:
     """A comment's text as members of its JSON object. Its Markdown is rendered here, once."""
-    return b'"body":%b,"html":%b' % (orjson.dumps(body), orjson.dumps(render(body)))
+    quoted = orjson.dumps(body)
+    if _PROSE.fullmatch(quoted):
+        return _in_prose(quoted[1:-1])
+    return b'"body":%b,"html":%b' % (quoted, orjson.dumps(render(body)))
+
+
+def _in_prose(body: bytes) -> bytes:
+    return b'"body":"%b","html":"%b"' % (body, prose_html(body))
+
+
+def said_in_prose(author_id: str, sealed: bytes) -> tuple[bytes, bytes] | None:
+    """Author (without a badge) and text of a comment, out of the JSON of what was sealed with it; None where
+    that is not prose, or otherwise written: then it is to be read, and given to the functions above.
+
+    Most comments go this way, and sooner (docs/decisions/0022-fold-speed.md).
+    """
+    found = _SAID_IN_PROSE.fullmatch(sealed)
+    if found is None:
+        return None
+    body, name, avatar = found.groups(b"null")
+    author = b'{"id":%b,"name":%b,"avatar":%b,"badge":null}' % (orjson.dumps(author_id), name, avatar)
+    return author, _in_prose(body)

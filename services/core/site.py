@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -16,6 +16,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from schema.events.envelope import GENESIS, Recorded
 from schema.events.registry import UPCASTERS, PayloadInvalid, TypeUnknown
 from services.errors import PoisonEvent, UnknownEventType
+
+Language = Literal["en", "de"]
+"""What people are told in: `services/language` has a file of phrases for each."""
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -89,6 +92,7 @@ class SiteSettings(BaseModel):
         "other",
     ]
     guests: bool = False
+    follow_on_post: bool = False
     public_history: bool = False
     open_threads: bool = True
     comment_url: Annotated[_Text, StringConstraints(max_length=2048), AfterValidator(_leads_to_comment)] = (
@@ -100,6 +104,7 @@ class SiteSettings(BaseModel):
     author_writes_per_minute: Annotated[int, Field(ge=1, le=1_000_000)] | None = 30
     address_writes_per_minute: Annotated[int, Field(ge=1, le=1_000_000)] | None = 120
     site_writes_per_second: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    language: Language = "en"
 
     @classmethod
     def stored(cls, json: str | None) -> SiteSettings:

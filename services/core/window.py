@@ -26,6 +26,7 @@ def part_of(stream_id: UUID, after: int, to: int) -> ThreadState:
     """
     thread = ThreadState(stream_id)
     thread.comments, thread.reported, thread.votes = _Comments(after, to), _Marks(), _Marks()
+    thread.posted = _Nobody()
     return thread
 
 
@@ -66,6 +67,13 @@ class _Comments(dict[UUID, Comment]):
             path.append(bytes(self._ids[16 * place : 16 * place + 16]))
             posted = self._parents[place]
         return b"".join(reversed(path))
+
+
+class _Nobody(dict[int, Comment]):
+    """No comment is found by its version here: the ids of all would have to be kept for that."""
+
+    def __setitem__(self, posted: int, comment: Comment) -> None:
+        pass
 
 
 class _Marks(dict[tuple[UUID, str], _V]):

@@ -30,6 +30,7 @@ from services.core.commands import Command
 from services.errors import Overloaded, Refusal, ThreadlogError, Unavailable, WriteFailed
 from services.eventlog.batch import Appended, Batch, Outcome, SettingsCache
 from services.eventlog.locks import LockClass
+from services.eventlog.log import NIL
 from services.eventlog.needs import needs_of
 from services.eventlog.pool import Hosts
 from services.eventlog.queries import QUERIES
@@ -304,7 +305,7 @@ class Appender:
         if batch.events:
             first = batch.events[0]
             return _Attempt(outcomes, first.stream_id, first.version, first.event_id, batch)
-        return _Attempt(outcomes, UUID(int=0), 0, UUID(int=0), batch)
+        return _Attempt(outcomes, NIL, 0, NIL, batch)
 
     async def _append(self, batch: Batch) -> None:
         """Write the batch, durably or not at all."""

@@ -113,6 +113,7 @@ class Batch:
         self._changed: dict[UUID, Comment] = {}
         self._reports: list[tuple[UUID, str, UUID, int]] = []
         self._votes: dict[tuple[UUID, str], tuple[UUID, int, int]] = {}
+        self._approved: list[UUID] = []
         self._kept: list[tuple[bytes, bytes, UUID, UUID, int, int]] = []
         self._micros = (EPOCH, 0)
         self._living = set(keys)
@@ -158,7 +159,8 @@ class Batch:
         thread = self._threads.get(row[1])
         if thread is not None:
             comment_id, _, posted, parent, depth, author, key_id, mac, state, *rest = row
-            revision, created_at, edited_at, edited_by, version, text_version, weight, path, up, down = rest
+            revision, created_at, edited_at, edited_by, version, text_version, weight, *rest = rest
+            path, up, down, approved = rest
             thread.comments[comment_id] = Comment(
                 id=comment_id,
                 posted=posted,
@@ -175,6 +177,7 @@ class Batch:
                 version=version,
                 text_version=text_version,
                 report_weight=weight,
+                approved=approved,
                 path=path,
                 up=up,
                 down=down,
@@ -259,13 +262,16 @@ class Batch:
             return
         if comment.posted == event.version:
             self._posted[comment.id] = comment
-        elif comment.id not in self._posted:
+            return
+        if comment.id not in self._posted:
             self._changed[comment.id] = comment
         if event.type == "CommentReported" and event.actor_id is not None:
             self._reports.append((comment.id, event.actor_id, thread.stream_id, event.version))
         elif event.type == "CommentVoted" and event.actor_id is not None:
             voter = (comment.id, event.actor_id)
             self._votes[voter] = (thread.stream_id, *thread.votes[voter])
+        elif event.type == "CommentApproved":
+            self._approved.append(comment.id)
 
     def _run_site(self, command: ChangeSettings | EraseAuthor) -> Outcome:
         site = self._sites.get(command.stream_id) or SiteState(command.stream_id, command.site)
@@ -334,6 +340,7 @@ class Batch:
             *columns.of_rows(self._kept, 6),
             *columns.of_rows([(*voter, *vote) for voter, vote in sorted(self._votes.items())], 5),
             *columns.of_sites(self.events, self._posted, self._sites_of),
+            self._approved,
         ]
 
     def _stream_rows(self) -> Iterable[Row]:

@@ -12,9 +12,10 @@ from uuid import UUID
 import asyncpg
 
 from services.errors import LetterMoved, PoisonEvent
+from services.eventlog.log import NIL
 from services.eventlog.queries import QUERIES
 
-FIRST: Final = ("", UUID(int=0))
+FIRST: Final = ("", NIL)
 """Before the first dead letter, in the order of (projection, stream)."""
 
 
@@ -144,8 +145,9 @@ class DeadLetters:
 
     async def of_thread(self, projection: Projection, stream_id: UUID) -> ListedLetter | None:
         """The projection's dead letter in this thread, if there is one."""
-        row = await self._pool.fetchrow(QUERIES["letter"], projection, stream_id)
-        return None if row is None else _listed(row)
+        behind = (projection, UUID(int=stream_id.int - 1))
+        found = await self.listed([projection], after=behind, limit=1)
+        return found[0] if found and found[0].stream_id == stream_id else None
 
     async def discard(self, letter: DeadLetter, reason: str) -> None:
         """Have the notifier pass over the event of this letter, and record it with the reason.

@@ -64,12 +64,15 @@ class AuthorKey:
 
     def open(self, event_id: UUID, stream_id: UUID, sealed: bytes) -> dict[str, str]:
         """What `seal` sealed. Raises SealBroken."""
+        text: dict[str, str] = orjson.loads(self.open_json(event_id, stream_id, sealed))
+        return text
+
+    def open_json(self, event_id: UUID, stream_id: UUID, sealed: bytes) -> bytes:
+        """What `seal` sealed, as the JSON that it made of it. Raises SealBroken."""
         try:
-            plain = self.cipher.decrypt(sealed[:_NONCE], sealed[_NONCE:], event_id.bytes + stream_id.bytes)
+            return self.cipher.decrypt(sealed[:_NONCE], sealed[_NONCE:], event_id.bytes + stream_id.bytes)
         except (InvalidTag, ValueError) as error:
             raise SealBroken(f"the text of event {event_id} does not open") from error
-        text: dict[str, str] = orjson.loads(plain)
-        return text
 
     def mac(self, body: str) -> str:
         """A keyed digest (16 bytes, hex) by which an unchanged text is known. It dies with the key."""
@@ -174,7 +177,7 @@ class Keyring:
 
     def __init__(self, pool: asyncpg.Pool[Any], master: MasterKey, limit: int = 20_000) -> None:
         self._pool = pool
-        self._master = master
+        self.master = master
         self._limit = limit
         self._by_author: OrderedDict[tuple[str, str], AuthorKey] = OrderedDict()
         self._by_id: OrderedDict[UUID, AuthorKey] = OrderedDict()
@@ -192,7 +195,7 @@ class Keyring:
         if self._seen is None:
             await self._look()
         key_id = UUID(bytes=os.urandom(16), version=4)
-        wrapped = self._master.wrap(key_id.bytes, os.urandom(32))
+        wrapped = self.master.wrap(key_id.bytes, os.urandom(32))
         await self._pool.execute(QUERIES["insert_author_key"], key_id, site, author_id, *wrapped)
         row = await self._pool.fetchrow(QUERIES["author_key"], site, author_id)
         if row is None:  # destroyed between the two statements
@@ -258,7 +261,7 @@ class Keyring:
             self._looked = started
 
     def _keep(self, key_id: UUID, wrapped: bytes) -> AuthorKey:
-        secret = self._master.unwrap(key_id.bytes, wrapped)
+        secret = self.master.unwrap(key_id.bytes, wrapped)
         key = AuthorKey(key_id, secret, AESGCM(secret))
         if key_id not in self._gone:  # else it was read before it was destroyed, and comes in late
             _bounded(self._by_id, key_id, key, self._limit)

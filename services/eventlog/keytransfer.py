@@ -22,12 +22,12 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from services.errors import ConfigurationError
 from services.eventlog.keys import MasterKey, SealBroken, Wrapped
+from services.eventlog.log import NIL
 from services.eventlog.queries import QUERIES
 
 PAGE: Final = 500
 _NONCE: Final = 12
 _BYTES: Final = 32
-_NIL: Final = UUID(int=0)
 
 
 class TransferKey:
@@ -107,7 +107,7 @@ class KeysOut:
 
     async def pages(self, site: str, stream_id: UUID | None = None) -> AsyncIterator[list[MovedKey]]:
         """The keys in the order of their ids, some at a time. Raises SealBroken for a wrong master key."""
-        after = _NIL
+        after = NIL
         while True:
             if stream_id is None:
                 rows = await self._pool.fetch(QUERIES["site_author_keys"], site, after, PAGE)

@@ -15,9 +15,11 @@ from services.core.thread import timestamp
 
 
 def recorded(event: Recorded) -> dict[str, object]:
-    """An event as recorded. `data` is null where it is no JSON object: it is then in `data_base64`."""
+    """An event as recorded; its position is one of its lane. `data` is null where it is no JSON object: it is
+    then in `data_base64`."""
     told: dict[str, object] = {
         "position": event.position,
+        "lane": event.lane,
         "stream": str(event.stream_id),
         "version": event.version,
         "event_id": str(event.event_id),

@@ -46,6 +46,7 @@ class Own:
     votes: Mapping[UUID, int]
     reports: Sequence[UUID]
     held: Sequence[UUID]
+    subscription: str | None
 
 
 class Lists:
@@ -96,4 +97,13 @@ class Lists:
         row = await self._pool.fetchrow(QUERIES["own_in_thread"], stream_id, person, asked, OWN)
         assert row is not None
         version, last_hash, closed, described_by = row["thread"] or (0, b"", False, None)
-        return Own(version, last_hash, closed, described_by, dict(row["votes"]), row["reports"], row["held"])
+        return Own(
+            version=version,
+            hash=last_hash,
+            closed=closed,
+            described_by=described_by,
+            votes=dict(row["votes"]),
+            reports=row["reports"],
+            held=row["held"],
+            subscription=row["subscription"],
+        )

@@ -36,7 +36,7 @@ class EventLog:
     async def events_after(self, stream_id: UUID, version: int, limit: int) -> list[Recorded]:
         """The events of a stream after `version`, oldest first, at most `limit`."""
         rows = await self._pool.fetch(QUERIES["events_after"], stream_id, version, limit)
-        return [Recorded(*row) for row in rows]
+        return list(map(Recorded._make, rows))
 
     async def pages(
         self, stream_id: UUID, after: int = 0, to: int | None = None, size: int = 1000

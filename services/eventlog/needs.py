@@ -12,6 +12,7 @@ from services.core.commands import (
     DeleteComment,
     EditComment,
     EraseComments,
+    ModerateComment,
     PostComment,
     ReportComment,
     Sealed,
@@ -37,6 +38,8 @@ def text_of(command: Command) -> Sealed | None:
     """What a command has sealed."""
     match command:
         case PostComment(text=sealed) | EditComment(text=sealed) | ReportComment(detail=sealed):
+            return sealed
+        case ModerateComment(reason=sealed):
             return sealed
         case _:
             return None
@@ -64,7 +67,7 @@ def _add_comments(needs: Needs, command: Command) -> None:
                 needs.parents.add(command.parent_id)
             if command.imported is not None:
                 needs.comments.add(command.event_id)
-        case EditComment() | DeleteComment():
+        case EditComment() | DeleteComment() | ModerateComment():
             needs.comments.add(command.comment_id)
         case ReportComment():
             needs.comments.add(command.comment_id)

@@ -10,10 +10,10 @@ from uuid import UUID
 
 import asyncpg
 
+from services.eventlog.log import NIL
 from services.eventlog.queries import QUERIES
 
 PAGE: Final = 100
-_NIL: Final = UUID(int=0)
 _PLACE: Final = ("stream_id", "comment_id")
 
 
@@ -57,6 +57,20 @@ class OwnVote:
     value: int
 
 
+@dataclass(frozen=True, slots=True)
+class OwnDelivery:
+    """What went out to them, is to go, or could not."""
+
+    id: UUID
+    channel: str
+    kind: str
+    state: str
+    event_id: UUID | None
+    created_at: datetime
+    ended_at: datetime | None
+    reason: str | None
+
+
 class Person:
     """One person of one site."""
 
@@ -83,11 +97,16 @@ class Person:
         async for rows in self._pages("own_votes", _PLACE, self._site, self._author_id):
             yield [OwnVote(row[0], OwnThread(*row[1:5]), row[5]) for row in rows]
 
+    async def deliveries(self) -> AsyncIterator[list[OwnDelivery]]:
+        """What was to be sent to them; what ended a month ago is forgotten."""
+        async for rows in self._pages("own_deliveries", ("delivery_id",), self._site, self._author_id):
+            yield [OwnDelivery(*row) for row in rows]
+
     async def _pages(
         self, query: str, order: tuple[str, ...], *whose: object
     ) -> AsyncIterator[list[tuple[Any, ...]]]:
         """All rows of a query that goes on behind the values of its columns `order`."""
-        after = [_NIL for _ in order]
+        after = [NIL for _ in order]
         while rows := await self._pool.fetch(QUERIES[query], *whose, *after, PAGE):
             yield [tuple(row) for row in rows]
             if len(rows) < PAGE:

@@ -26,6 +26,9 @@ LEASE_S: Final = 10.0
 PER_RANGE: Final = 256
 """Threads of a range, about, as far as there may be as many ranges."""
 
+EVENTS_PER_RANGE: Final = 8_000
+"""Events of a range, about, where its threads are longer: so that all processes have some until the end."""
+
 MOST_RANGES: Final = 1024
 
 _IDS: Final = 1 << 128
@@ -143,7 +146,7 @@ class Replays:
     ) -> int:
         """Enter a replay; its number."""
         threads, events = await self.size(selected)
-        spans = spans_of(selected, threads)
+        spans = spans_of(selected, threads, events)
         replay_id: int = await self._pool.fetchval(
             QUERIES["begin_replay"],
             *(selected.site, selected.stream_id, selected.since, differing, max_rate, workers, threads),
@@ -247,11 +250,13 @@ class Replays:
         return named, found[-1].stream_id if len(found) == limit else None
 
 
-def spans_of(selected: Selected, threads: int) -> list[tuple[UUID, UUID | None]]:
-    """The ranges of a replay of so many threads: each what lies behind one id, up to another."""
+def spans_of(selected: Selected, threads: int, events: int = 0) -> list[tuple[UUID, UUID | None]]:
+    """The ranges of a replay of so many threads, with so many events in all: each what lies behind one id, up
+    to another."""
     if selected.stream_id is not None:
         return [(UUID(int=selected.stream_id.int - 1), selected.stream_id)]
-    count = max(1, min(MOST_RANGES, -(-threads // PER_RANGE)))
+    by_events = min(threads, -(-events // EVENTS_PER_RANGE))
+    count = max(1, min(MOST_RANGES, max(-(-threads // PER_RANGE), by_events)))
     ends = [UUID(int=_IDS * number // count - 1) for number in range(1, count + 1)]
     spans: list[tuple[UUID, UUID | None]] = list(zip([NIL, *ends], ends, strict=False))
     return [*spans, (NIL, None)] if selected.everything else spans

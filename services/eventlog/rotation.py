@@ -7,8 +7,9 @@ under, which one fact in it says; so that those that still know the old key alon
 wraps again what there is, page by page. Whatever ends it, it may be run again: what is done is passed over.
 
 What was derived of the first master key and stands somewhere, or with clients (CARRIED), is kept, wrapped:
-retries are known by it, cursors open, imports find the authors of earlier ones. The secret that signs guests'
-tokens is not: both are taken while both keys are set, and the old one ends with the old key.
+retries are known by it, cursors and the links in mails open, imports find the authors of earlier ones. The
+secret that signs guests' tokens is not: both are taken while both keys are set, and the old one ends with the
+old key.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
-from uuid import UUID
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
@@ -25,9 +25,10 @@ from asyncpg.pool import PoolConnectionProxy
 from services.errors import ConfigurationError, Unavailable
 from services.eventlog.keys import MasterKey
 from services.eventlog.locks import LockClass
+from services.eventlog.log import NIL
 from services.eventlog.queries import QUERIES
 
-CARRIED: Final = ("idempotency", "cursor")
+CARRIED: Final = ("idempotency", "cursor", "mail links", "participants")
 """Purposes whose derived secret outlives the master key that it came from; so does OF_SITE, for each site."""
 OF_SITE: Final = "import authors of {site}"
 
@@ -35,7 +36,6 @@ PAGE: Final = 500
 """Keys wrapped again in one statement."""
 
 _LOCK_TRIES: Final = 100
-_BEFORE_ALL: Final = UUID(int=0)
 
 
 async def settle(pool: asyncpg.Pool[Any] | PoolConnectionProxy[Any], master: MasterKey) -> None:
@@ -58,6 +58,7 @@ class Rotated:
 
     author_keys: int
     site_secrets: int
+    endpoint_secrets: int
     derived_secrets: int
     already: int
 
@@ -77,7 +78,7 @@ class Rotation:
         self._already = 0
 
     async def total(self) -> int:
-        """How many author keys and site secrets there are."""
+        """How many author keys, site secrets and endpoint secrets there are."""
         return int(await self._pool.fetchval(QUERIES["count_wrapped"]))
 
     async def strangers(self) -> int:
@@ -94,13 +95,18 @@ class Rotation:
             secrets = await self._again(
                 await self._pool.fetch(QUERIES["wrapped_site_secrets"]), "rewrap_site_secrets", progress
             )
-            keys, last = 0, _BEFORE_ALL
+            endpoints = await self._again(
+                await self._pool.fetch(QUERIES["wrapped_endpoint_secrets"]),
+                "rewrap_endpoint_secrets",
+                progress,
+            )
+            keys, last = 0, NIL
             while rows := await self._pool.fetch(QUERIES["wrapped_author_keys"], last, PAGE):
                 keys += await self._again(rows, "rewrap_author_keys", progress)
                 last = rows[-1]["key_id"]
             with suppress(asyncpg.PostgresError):  # a database that is ours to use need not be ours to clean
                 await self._pool.execute(QUERIES["vacuum_wrapped"])
-        return Rotated(keys, secrets, derived, self._already)
+        return Rotated(keys, secrets, endpoints, derived, self._already)
 
     async def _turn(self) -> int:
         """Have all that is stored from here on wrapped by the new key, and keep what was derived."""

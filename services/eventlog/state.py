@@ -18,6 +18,7 @@ from asyncpg.pool import PoolConnectionProxy
 from services.core.addresses import lane_of
 from services.core.site import SiteState
 from services.core.thread import Comment, ThreadState
+from services.eventlog.log import NIL
 from services.eventlog.queries import QUERIES
 
 Connection = asyncpg.Connection | PoolConnectionProxy
@@ -57,6 +58,7 @@ COMMENT: Final = (
     "up",
     "down",
     "site",
+    "approved",
 )
 REPORT: Final = ("version",)
 VOTE: Final = ("value", "version")
@@ -114,6 +116,7 @@ def comment_row(stream_id: UUID, site: str, c: Comment) -> Row:
         c.up,
         c.down,
         site,
+        c.approved,
     )
 
 
@@ -237,27 +240,9 @@ def _there(row: Row | None) -> str:
     return "no row" if row is None else "a row"
 
 
-async def strays(connection: Connection, limit: int) -> DecisionState:
-    """Rows of all streams, at least `limit` of each table where there are so many, that no event made."""
-    found = DecisionState()
-    async for one in comment_strays(connection):
-        found.comments |= dict.fromkeys(one, ())
-        if len(found.comments) >= limit:
-            break
-    async for pairs in pair_strays(connection, "stray_reports"):
-        found.reports |= dict.fromkeys(pairs, 0)
-        if len(found.reports) >= limit:
-            break
-    async for pairs in pair_strays(connection, "stray_votes"):
-        found.votes |= dict.fromkeys(pairs, (0, 0))
-        if len(found.votes) >= limit:
-            break
-    return found
-
-
 async def comment_strays(connection: Connection) -> AsyncIterator[list[UUID]]:
     """The comments that no event made, as they are found."""
-    after = UUID(int=0)
+    after = NIL
     while rows := await connection.fetch(QUERIES["stray_comments"], after, SLICE):
         if found := [row["comment_id"] for row in rows if row["stray"]]:
             yield found
@@ -267,7 +252,7 @@ async def comment_strays(connection: Connection) -> AsyncIterator[list[UUID]]:
 async def pair_strays(connection: Connection, query: str) -> AsyncIterator[list[tuple[UUID, str]]]:
     """The reports (`stray_reports`) or votes (`stray_votes`) that no event made, as they are found: comment
     and person."""
-    after = (UUID(int=0), "")
+    after = (NIL, "")
     while rows := await connection.fetch(QUERIES[query], *after, SLICE):
         if found := [(row[0], row[1]) for row in rows if row["stray"]]:
             yield found

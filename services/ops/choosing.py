@@ -30,19 +30,19 @@ _MISSES: Final = 20
 """So many draws for each thread of a sample, at most: they may meet threads that were drawn already."""
 
 
-def since_when(given: str, now: datetime | None = None) -> datetime:
+def time_of(given: str, now: datetime | None = None) -> datetime:
     """A time: RFC 3339 with its zone, or how long ago, as in 90s, 15m, 2h, 3d, 1w. Raises UsageRefused."""
     if ago := _AGO.fullmatch(given.strip()):
         try:
             return (now or datetime.now(UTC)) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
         except OverflowError as error:
-            raise UsageRefused(f"--since {given}: is before all time") from error
+            raise UsageRefused(f"{given}: is before all time") from error
     try:
         when = datetime.fromisoformat(given.strip())
-    except ValueError as error:
-        raise UsageRefused(f"--since {given}: a time as 2026-11-23T05:00:00Z, or as 2h or 3d") from error
-    if when.tzinfo is None:
-        raise UsageRefused(f"--since {given}: needs its zone, as in {given}Z")
+    except ValueError:
+        when = None
+    if when is None or when.tzinfo is None:
+        raise UsageRefused(f"{given}: takes a time with its zone, as in 2026-11-23T05:00:00Z, or as 2h or 3d")
     return when
 
 

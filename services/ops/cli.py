@@ -11,6 +11,7 @@ from services.garbage import settle
 from services.ops.commands import (
     bench,
     dead_letters,
+    deliveries,
     demo,
     doctor,
     erase,
@@ -75,6 +76,7 @@ app.command(epilog="Example: threadlog verify --all --chain")(verify.verify)
 app.command(epilog="Example: threadlog lag --json")(lag.lag)
 app.command(epilog="Example: threadlog doctor")(doctor.doctor)
 app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(deliveries.app, name="deliveries")
 app.add_typer(bench.app, name="bench")
 
 

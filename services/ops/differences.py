@@ -13,6 +13,7 @@ from services.eventlog.state import Difference
 from services.ops.choosing import Choice
 from services.ops.exits import Exit
 from services.ops.output import json_of, say, table
+from services.projection.replay import is_rebuilt
 
 _LINES: Final = 20
 """Differences of one thread that are printed; the JSON has all."""
@@ -33,6 +34,7 @@ class Told(ABC):
         self.places: Counter[str] = Counter()
         """In how many threads, sites' settings, or rows of neither."""
         self._last: tuple[str, str] | None = None
+        self._elsewhere = self._rebuilt = False
 
     def differ(self, site: str | None, key: str | None, differences: Iterable[Difference]) -> None:
         """Tell of what differs in a thread, in a site's own stream (no key), or in neither."""
@@ -42,6 +44,9 @@ class Told(ABC):
         if site is not None and key is not None:
             self.differing += 1
             self._last = site, key
+        else:
+            self._elsewhere = True
+        self._rebuilt |= any(map(is_rebuilt, found))
         self.kinds.update(one.kind for one in found)
         self.places.update({one.kind for one in found})
         self._tell(site, key, found)
@@ -56,15 +61,14 @@ class Told(ABC):
 
     @property
     def next_step(self) -> str | None:
-        """The command that shows or repairs what threads were found to differ."""
-        if self._last is None:
-            return None
-        if set(self.kinds) == {"event"}:
-            return "threadlog dead-letters list"  # no replay gets past these
-        if self.differing > 1:
-            return "threadlog replay --all --differing --dry-run"
-        site, key = self._last
-        return f"threadlog replay --site {shlex.quote(site)} --thread {shlex.quote(key)}"
+        """The command that shows or repairs what was found to differ; None where none does."""
+        if not self._rebuilt:
+            return "threadlog dead-letters list" if "event" in self.kinds else None
+        if self.differing == 1 and not self._elsewhere and self._last is not None:
+            site, key = self._last
+            return f"threadlog replay --site {shlex.quote(site)} --thread {shlex.quote(key)}"
+        which = "--all" if self.choice.site is None else f"--site {shlex.quote(self.choice.site)}"
+        return f"threadlog replay {which} --differing --dry-run"
 
     @abstractmethod
     def _tell(self, site: str | None, key: str | None, found: list[Difference]) -> None: ...
@@ -85,8 +89,7 @@ class Text(Told):
         else:
             say(f"{site} {'settings' if key is None else repr(key)} differs:")
         for one in found[:_LINES]:
-            path = f" {one.path}" if one.path else ""
-            say(f"  {one.kind}{path}: stored {_short(one.stored)}, replayed {_short(one.replayed)}")
+            say(f"  {_line(one)}")
         if len(found) > _LINES:
             say(f"  … {len(found) - _LINES:,} more; --json has all")
 
@@ -138,6 +141,13 @@ class Json(Told):
 
     def _identical(self, *, chain: bool) -> None:
         self._sum_up()
+
+
+def _line(one: Difference) -> str:
+    place = f"{one.kind} {one.path}" if one.path else one.kind
+    if one.kind in ("event", "chain") and one.replayed is None:  # `stored` is what is wrong with the event
+        return f"{place}: {one.stored}"
+    return f"{place}: stored {_short(one.stored)}, replayed {_short(one.replayed)}"
 
 
 def _threads(count: int) -> str:

@@ -125,6 +125,14 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
+    def phase(self, what: str, total: int | None, done: int, *, unit: str) -> None:
+        """So many are done of `what`: all that was begun before, under another name, is done by now."""
+        if what != self._what:
+            self.__exit__(None, None, None)
+            self._what, self._total, self._unit, self._done = what, total, unit, 0
+            self.__enter__()
+        self.advance(done - self._done)
+
     @property
     def rate(self) -> float:
         """Units a second since the start."""

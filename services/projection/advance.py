@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Final, ParamSpec, TypeVar
@@ -70,6 +70,7 @@ class Projector:
         self.log = log
         self._primary = primary or log
         self.views = views
+        self.keyring = keyring
         self._texts = Texts(log, keyring)
         self._slots = Slots("the queue of threads to fold", _FOLDS, _WAITING)
         self._rebuilding: dict[UUID, asyncio.Task[Head | None]] = {}
@@ -234,7 +235,7 @@ class Projector:
             return None
         build = self.views.build(stream_id)
         try:
-            await self._write(build, whole.index, whole.events)
+            await build.fill(whole.index, self._nodes(whole.index, whole.events))
             return await self._switch(build, Head.of(whole.thread), stale=whole.poison is not None)
         except BaseException:
             await build.discard()
@@ -269,14 +270,26 @@ class Projector:
             head = moved
         return head
 
-    async def _write(self, build: Build, index: FoldIndex, events: dict[int, Recorded]) -> None:
+    async def _nodes(
+        self, index: FoldIndex, events: Mapping[int, Recorded]
+    ) -> AsyncIterator[dict[int, bytes]]:
+        """The nodes of a folded thread, by posting version, some at a time, with these events at hand.
+
+        In slices of a millisecond, as the fold; raises PoisonEvent where a text does not open.
+        """
         comments = iter(index.comments.values())
-        while chunk := list(islice(comments, WRITE)):
+        while chunk := list(islice(comments, OFF_LOOP)):
             made = {c.posted: raw for c in chunk if (raw := index.node(c.posted))}
             missing = [comment for comment in chunk if comment.posted not in made]
-            nodes = made | await self._texts.nodes(index.thread.stream_id, missing, events=events, known={})
-            counts = {c.posted: index.descendants[c.posted] for c in chunk if c.posted in index.descendants}
-            await build.write(Changes.of(chunk, nodes, counts))
+            yield made | await self._texts.nodes(index.thread.stream_id, missing, events=events, known={})
+            await asyncio.sleep(0)
+
+    async def all_nodes(self, index: FoldIndex, events: Mapping[int, Recorded]) -> dict[int, bytes]:
+        """The nodes of a folded thread, by posting version. Raises PoisonEvent where a text does not open."""
+        nodes: dict[int, bytes] = {}
+        async for some in self._nodes(index, events):
+            nodes |= some
+        return nodes
 
     async def structure(self, thread: ThreadState, to: int | None = None) -> dict[int, Recorded]:
         """Fold the thread's stream, from where `thread` stands up to `to` or the end, onto `thread`.
@@ -296,7 +309,7 @@ class Projector:
                 evolve_all(thread, events[begin : begin + OFF_LOOP])
                 await asyncio.sleep(0)
             if thread.version <= LONG:
-                kept.update((event.version, event) for event in events)
+                kept.update(zip(range(events[0].version, thread.version + 1), events, strict=True))
             else:
                 kept.clear()
         return kept

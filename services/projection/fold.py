@@ -16,7 +16,15 @@ import orjson
 
 from schema.events.envelope import Recorded, chain_of
 from schema.events.registry import UPCASTERS
-from services.core.node import NO_AUTHOR, NO_TEXT, author_fragment, decode, encode, text_fragment
+from services.core.node import (
+    NO_AUTHOR,
+    NO_TEXT,
+    author_fragment,
+    decode,
+    encode,
+    said_in_prose,
+    text_fragment,
+)
 from services.core.thread import Comment, CommentState, ThreadState, evolve
 from services.errors import PoisonEvent, StreamBroken, where
 from services.eventlog.keys import AuthorKey, Keyring, SealBroken
@@ -27,13 +35,14 @@ CHUNK: Final = 1000
 """Events read, folded and written together."""
 
 OFF_LOOP: Final = 100
-"""More events or comments than this are worked on in a thread, away from the event loop."""
+"""Events or comments that are worked on at a stretch. More of them go in slices, between which the event loop
+has its turn, or in a thread."""
 
 TEXTS: Final = 1 << 20
 """Bytes of sealed text that one step brings into a view, at most, beside a single longer one."""
 
-_BADGE: Final = b'"badge":'
-"""Canonical JSON holds this where it has such a member, and nowhere else: strings escape their quotes."""
+_BADGE: Final = b'{"badge":'
+"""What canonical JSON begins with where it has such a member: no other of a posting comes before it."""
 
 Fragments = tuple[bytes, bytes]
 """A comment's author and text, as its node holds them."""
@@ -84,11 +93,12 @@ def subjects(events: Sequence[Recorded]) -> tuple[set[UUID], set[int]]:
     for event in events:
         try:
             payload = orjson.loads(event.data)
-            if event.type == "ReplyPosted" and payload["parent"] < first:
-                parents.add(payload["parent"])
+            if event.type == "ReplyPosted":
+                if isinstance(payload["parent"], int) and 0 < payload["parent"] < first:
+                    parents.add(payload["parent"])
             elif "comment_id" in payload and payload["posted"] < first:
                 ids.add(UUID(payload["comment_id"]))
-        except (KeyError, TypeError, ValueError):
+        except (AttributeError, KeyError, TypeError, ValueError):
             continue  # the fold meets it again, and names it as poison
     return ids, parents
 
@@ -111,6 +121,8 @@ def resume(thread: ThreadState, touched: Touched) -> tuple[dict[int, int], dict[
 
 def evolve_all(thread: ThreadState, events: Iterable[Recorded]) -> None:
     """Fold events onto the whole state of a thread. Raises PoisonEvent, UnknownEventType."""
+    if not thread.version and thread.posted is None:
+        thread.posted = {}
     for event in events:
         evolve(thread, event)
 
@@ -125,20 +137,30 @@ def fold(thread: ThreadState, parents: dict[int, int], events: Sequence[Recorded
         comment = evolve(thread, event)
         if comment is None:
             continue
-        folded.touched[comment.posted] = comment
-        if event.type == "CommentVoted":
-            folded.voted.add(comment.posted)
-        if comment.posted != event.version:
-            continue
-        folded.added.append(comment)
-        parents[comment.posted] = above = comment.parent
-        while above:
-            folded.descendants[above] = folded.descendants.get(above, 0) + 1
-            if above not in parents:
-                reason = f"no comment was posted at version {above}"
-                raise PoisonEvent(event.stream_id, event.version, event.event_id, reason)
-            above = parents[above]
+        try:
+            _take(folded, parents, event, comment)
+        except (PoisonEvent, MemoryError):
+            raise
+        except Exception as error:  # no I/O here either: it is this event that cannot be applied
+            raise PoisonEvent(event.stream_id, event.version, event.event_id, where(error)) from error
     return folded
+
+
+def _take(folded: Folded, parents: dict[int, int], event: Recorded, comment: Comment) -> None:
+    """Note what an event that was applied did to the view."""
+    folded.touched[comment.posted] = comment
+    if event.type == "CommentVoted":
+        folded.voted.add(comment.posted)
+    if comment.posted != event.version:
+        return
+    folded.added.append(comment)
+    parents[comment.posted] = above = comment.parent
+    while above:
+        folded.descendants[above] = folded.descendants.get(above, 0) + 1
+        if above not in parents:
+            reason = f"no comment was posted at version {above}"
+            raise PoisonEvent(event.stream_id, event.version, event.event_id, reason)
+        above = parents[above]
 
 
 class Texts:
@@ -162,17 +184,19 @@ class Texts:
         the others are read from the log. Raises PoisonEvent where a text does not open.
         """
         wanted = {version for comment in comments for version in _sources(comment, known)}
-        at_hand = {version: events[version] for version in wanted if version in events}
-        missing = sorted(wanted - at_hand.keys())
+        missing = [version for version in wanted if version not in events]
         if missing:
-            for event in await self._log.events_at(stream_id, missing):
-                at_hand[event.version] = event
-        keys = await self._keyring.by_id(
-            event.key_id for event in at_hand.values() if event.key_id is not None
-        )
-        if len(comments) > OFF_LOOP:
-            return await asyncio.to_thread(_nodes, comments, at_hand, keys, known)
-        return _nodes(comments, at_hand, keys, known)
+            found = await self._log.events_at(stream_id, sorted(missing))
+            events = {**events, **{event.version: event for event in found}}
+        key_ids = {events[version].key_id for version in wanted if version in events}
+        keys = await self._keyring.by_id(key_id for key_id in key_ids if key_id is not None)
+        nodes: dict[int, bytes] = {}
+        # In slices, as the fold, rather than in a thread: see `Projector.structure`.
+        for begin in range(0, len(comments), OFF_LOOP):
+            if begin:
+                await asyncio.sleep(0)
+            nodes |= _nodes(comments[begin : begin + OFF_LOOP], events, keys, known)
+        return nodes
 
 
 def _sources(comment: Comment, known: Mapping[int, Fragments]) -> tuple[int, ...]:
@@ -181,6 +205,8 @@ def _sources(comment: Comment, known: Mapping[int, Fragments]) -> tuple[int, ...
         return ()
     if comment.posted in known:
         return (comment.text_version,) if comment.text_version else ()
+    if comment.posted == comment.text_version:
+        return (comment.posted,)
     return (comment.posted, comment.text_version)
 
 
@@ -218,11 +244,17 @@ def _fragments(
     if kept is not None:
         author, text = kept
     else:
-        posting = open_text(events[comment.posted], keys)
-        if posting is None:
+        posting = events[comment.posted]
+        sealed = _open(posting, keys)
+        if sealed is None:
             return NO_AUTHOR, NO_TEXT
-        author = author_of(comment, events[comment.posted], posting)
-        text = NO_TEXT if edited else text_fragment(posting["body"])
+        if not edited and comment.author_id is not None and not posting.data.startswith(_BADGE):
+            found = said_in_prose(comment.author_id, sealed)
+            if found is not None:
+                return found
+        said = orjson.loads(sealed)
+        author = author_of(comment, posting, said)
+        text = NO_TEXT if edited else text_fragment(said["body"])
     if edited:
         edit = open_text(events[comment.text_version], keys)
         text = NO_TEXT if edit is None else text_fragment(edit["body"])
@@ -232,7 +264,7 @@ def _fragments(
 def author_of(comment: Comment, posting: Recorded, text: Mapping[str, str]) -> bytes:
     """The author's fragment of a comment, from the event that posted it and what was sealed there."""
     badge = None
-    if _BADGE in posting.data:  # in very few: no other event is parsed once more
+    if posting.data.startswith(_BADGE):  # in very few: no other event is parsed once more
         badge = UPCASTERS.payload(posting.type, posting.schema_version, posting.data).get("badge")
     return author_fragment(comment.author_id, text["name"], text.get("avatar"), badge)
 
@@ -242,12 +274,18 @@ def open_text(event: Recorded, keys: Mapping[UUID, AuthorKey]) -> dict[str, str]
 
     Raises PoisonEvent where it does not open.
     """
+    sealed = _open(event, keys)
+    return None if sealed is None else orjson.loads(sealed)
+
+
+def _open(event: Recorded, keys: Mapping[UUID, AuthorKey]) -> bytes | None:
+    """As `open_text`, as JSON."""
     if event.sealed is None or event.key_id is None:
         return None
     key = keys.get(event.key_id)
     if key is None:
         return None
     try:
-        return key.open(event.event_id, event.stream_id, event.sealed)
+        return key.open_json(event.event_id, event.stream_id, event.sealed)
     except SealBroken as error:
         raise PoisonEvent(event.stream_id, event.version, event.event_id, str(error)) from error

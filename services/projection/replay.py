@@ -35,9 +35,9 @@ from services.projection.advance import SHORT, Projector
 from services.projection.behind import SiteFold, bring, bring_long
 from services.projection.fold import evolve_all
 from services.projection.longthread import LONG, LongThread
-from services.projection.whole import Whole
+from services.projection.whole import Nodes, Whole
 from services.readmodel.batches import Made
-from services.readmodel.records import Changes, Head, Outcome
+from services.readmodel.records import Head, Outcome
 
 REBUILT: Final = frozenset(
     {
@@ -46,6 +46,8 @@ REBUILT: Final = frozenset(
         "reports",
         "votes",
         "notifier_checkpoints",
+        "participants",
+        "mentioned",
         "dead_letters",
         "snapshots",
         "snapshot_segments",
@@ -105,10 +107,6 @@ class Replayer:
         self._projector = projector
         self._letters = letters
         self._lanes = lanes
-        self.holds = 0
-        """How often a lane's lock was held."""
-        self.longest = 0
-        """Rows written in one hold, at most."""
         self.bared: Callable[[UUID, int], None] = lambda _stream_id, _version: None
         """Told of each thread, at its version, that was replayed alone and has no snapshot any more."""
 
@@ -184,6 +182,10 @@ class Replayer:
     async def _settle(self, stream_ids: list[UUID]) -> int:
         """What goes with a replay beside rows and views; how many notifiers' checkpoints were set right."""
         await self._pool.execute(QUERIES["remove_snapshots_of"], stream_ids)
+        async with self._pool.acquire() as connection, connection.transaction():
+            # The notifier folds them again, and tells nobody of it, before it tells of anything else.
+            await connection.fetch(QUERIES["lock_notifier_checkpoints"], stream_ids)
+            await connection.execute(QUERIES["reset_names"], stream_ids)
         return _rows(await self._pool.execute(QUERIES["repair_notified"], stream_ids))
 
     async def _alone(self, stream_id: UUID, rows: int) -> Replayed:
@@ -212,21 +214,21 @@ class Replayer:
     async def _views(self, folds: dict[UUID, tuple[ThreadState, dict[int, Recorded]]]) -> dict[UUID, int]:
         """Build and switch to the views of these folds; the versions of those that were. The others have
         moved on, hold a text that does not open, or others wrote their views first."""
-        changes: dict[UUID, Changes] = {}
+        indexes: dict[UUID, FoldIndex] = {}
+        rendered: dict[UUID, dict[int, bytes]] = {}
         for stream_id, (thread, events) in folds.items():
-            index = FoldIndex(thread, {})
+            index = FoldIndex(thread, Nodes())
             with suppress(PoisonEvent):
-                nodes = await self._projector.nodes(stream_id, list(index.comments.values()), events)
-                changes[stream_id] = Changes.of(index.comments.values(), nodes, index.descendants)
-            await asyncio.sleep(0)
+                rendered[stream_id] = await self._projector.all_nodes(index, events)
+                indexes[stream_id] = index
         views = self._projector.views
         # The heads first: whatever the log is given after them is poked after them.
-        heads = await views.heads(list(changes))
-        ends = await self._log.heads(list(changes))
+        heads = await views.heads(list(indexes))
+        ends = await self._log.heads(list(indexes))
         made = [
-            Made(stream_id, heads.get(stream_id), Head.of(folds[stream_id][0]), changes[stream_id])
-            for stream_id in changes
-            if ends.get(stream_id, 0) == folds[stream_id][0].version
+            Made(one, heads.get(one), Head.of(folds[one][0]), index, rendered[one])
+            for one, index in indexes.items()
+            if ends.get(one, 0) == index.thread.version
         ]
         outcomes = await views.replace(made) if made else []
         switched = [one for one, outcome in zip(made, outcomes, strict=True) if outcome is Outcome.APPLIED]
@@ -250,7 +252,6 @@ class Replayer:
                 await connection.execute(
                     QUERIES["repair_stream"], stream_id, lane, *values, orjson.dumps(settings).decode()
                 )
-            self._count(1)
         return Replayed(stream_id, site.state.version, int(differs))
 
     async def remove_strays(self, *, keys: bool = False) -> int:
@@ -273,7 +274,7 @@ class Replayer:
                 removed += await state.remove(connection, rows)
             for table in ("streams", "checkpoints"):
                 removed += await _remove_empty(connection, table)
-            for query in ("remove_stray_letters", "remove_stray_snapshots"):
+            for query in ("remove_stray_letters", "remove_stray_snapshots", "remove_stray_names"):
                 removed += _rows(await connection.execute(QUERIES[query]))
         for lane in range(self._lanes):
             async with self._held(lane) as connection:
@@ -330,15 +331,18 @@ class Replayer:
         raise Unavailable(f"lane {lane} of the log is held", retry_after=5)
 
     async def _compare_and_repair(self, thread: ThreadState, *, own: bool = True) -> int:
-        """Compare the rows of a fold, which is brought up to the snapshot that they are read in; the stream's
-        own row too, if `own`."""
-        async with self._snapshot() as connection:
-            await bring(connection, thread)
-            found = await kept.suspects(connection, [thread], self._lanes)
-        if not found:
-            return 0
-        suspects = found[thread.stream_id]
-        return await self._repair(thread, suspects if own else replace(suspects, stream=False))
+        """Compare the rows of a fold, which is brought up to each snapshot that some of them are read in; the
+        stream's own row too, if `own`."""
+        async with self._reads.acquire() as connection:
+            await bring(connection, thread)  # so that no snapshot is open for as long as that takes
+        found: list[state.Suspects] = []
+        for rows in kept.slices(thread):
+            async with self._snapshot() as connection:
+                await bring(connection, thread)
+                suspects = await kept.suspects_of(connection, thread, rows, self._lanes)
+            if suspects is not None:
+                found.append(suspects if own and not found else replace(suspects, stream=False))
+        return sum([await self._repair(thread, suspects) for suspects in found])
 
     async def _repair_stream(self, stream_id: UUID, thread: LongThread) -> int:
         """Compare a long thread's own row, and write it under the lock where it differs."""
@@ -352,7 +356,6 @@ class Replayer:
             ):
                 return 0
             await connection.execute(QUERIES["repair_stream"], stream_id, lane, *thread.row)
-        self._count(1)
         return 1
 
     async def _repair(self, thread: ThreadState, suspects: state.Suspects) -> int:
@@ -367,12 +370,7 @@ class Replayer:
             async with self._held(lane) as connection:
                 await bring(connection, thread)
                 await state.repair(connection, lane, thread, part)
-            self._count(part.rows)
         return suspects.rows
-
-    def _count(self, rows: int) -> None:
-        self.holds += 1
-        self.longest = max(self.longest, rows)
 
 
 async def _remove_empty(connection: Connection, table: str) -> int:

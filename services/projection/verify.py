@@ -32,9 +32,10 @@ from services.eventlog.log import EventLog
 from services.eventlog.queries import QUERIES
 from services.eventlog.snapshots import Snapshots
 from services.eventlog.state import Connection, Difference
-from services.projection import snapshotcheck, toldcheck, viewcheck
+from services.projection import namecheck, snapshotcheck, toldcheck, viewcheck
 from services.projection.advance import SHORT, WRITE, Projector
 from services.projection.fold import evolve_all, subjects, verify_chain
+from services.projection.names import Reading, ThreadNames
 from services.readmodel.dump import Stored
 
 _TRIES: Final = 10
@@ -64,6 +65,7 @@ class _Read:
     view_parked: int | None = None
     """The version of the event that the view is parked before."""
     untold: list[asyncpg.Record] = field(default_factory=list)
+    names: namecheck.Kept = field(default_factory=namecheck.Kept)
     snapshots: bool = False
 
 
@@ -159,20 +161,6 @@ class Verifier:
             return [broken(error)]
         return list(state.differences(kept, state.of_site(site, recorded_at)))
 
-    async def strays(self, limit: int = 1000) -> list[Difference]:
-        """Rows of the decision state, of all streams, that no event made; some `limit` of each table."""
-        async with self.pool.acquire() as connection:
-            found = await state.strays(connection, limit)
-        return list(state.differences(found, state.DecisionState()))
-
-    async def chain(self, stream_id: UUID) -> int:
-        """Check the stream's versions and its hash chain; its length. Raises StreamBroken."""
-        version = await self._chain(stream_id)
-        head = await self.log.head(stream_id)
-        if head is not None and head[0] > version:
-            raise StreamBroken(stream_id, head[0], f"the log ends at version {version}")
-        return version
-
     async def lanes(self) -> list[Lane]:
         """The lanes that there are or should be."""
         rows = await self.pool.fetch(QUERIES["lane_ends"])
@@ -230,19 +218,20 @@ class Verifier:
             read.notifier_parked = row["notifier_parked"]
         for row in await connection.fetch(QUERIES["untold"], asked):
             reads[row["stream_id"]].untold.append(row)
+        for stream_id, names in (await namecheck.kept(connection, asked)).items():
+            reads[stream_id].names = names
         for row in await connection.fetch(QUERIES["snapshotted"], asked, FORMAT):
             reads[row["stream_id"]].snapshots = True
         return reads
 
-    async def _chain(self, stream_id: UUID, at_hand: Sequence[Recorded] = ()) -> int:
+    async def _chain(self, stream_id: UUID, at_hand: Sequence[Recorded] = ()) -> None:
         previous, version = GENESIS, 0
         if at_hand:
             verify_chain(previous, version, at_hand)
-            return at_hand[-1].version
+            return
         async for events in self.log.pages(stream_id):
             await asyncio.to_thread(verify_chain, previous, version, events)
             previous, version = events[-1].hash, events[-1].version
-        return version
 
     # --- comparing --------------------------------------------------------------------------------------
 
@@ -264,10 +253,22 @@ class Verifier:
                 found += await self._view(fold, view, read)
         except PoisonEvent as error:
             found.append(broken(error))
+        found += await self._names(stream_id, read)
         found += await self._followers(stream_id, read, view, lanes)
         if read.snapshots:
             found += await snapshotcheck.differences(Snapshots(self.pool), stream_id)
         return found
+
+    async def _names(self, stream_id: UUID, read: _Read) -> list[Difference]:
+        if not read.names.is_there:
+            return []
+        names, reading, to = ThreadNames(), Reading(self._projector.keyring), read.names.named
+        if read.events:
+            await namecheck.fold(names, read.events[:to], reading)
+        else:
+            async for events in self.log.pages(stream_id, to=min(to, read.kept.end)):
+                await namecheck.fold(names, events, reading)
+        return list(namecheck.differences(read.names, names))
 
     async def _view(self, fold: _Fold, view: Stored, read: _Read, tries: int = _TRIES) -> list[Difference]:
         if view.head is None:
@@ -328,6 +329,8 @@ class Verifier:
         notified, end = read.notified or 0, read.kept.end
         if notified > end:
             found.append(Difference("notifier_checkpoints", "version", notified, end))
+        if read.names.named > notified:
+            found.append(Difference("notifier_checkpoints", "named", read.names.named, f"at most {notified}"))
         lags = notified < end and not read.notifier_parked
         shown = view.head.version if view.head is not None and not view.head.stale else end
         if not lags and shown >= end:

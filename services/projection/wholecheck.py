@@ -94,7 +94,12 @@ class WholeCheck:
                 async for pairs in state.pair_strays(connection, f"stray_{table}"):
                     for comment_id, person in pairs:
                         yield Difference(table, f"{comment_id} by {person}", *_NO_EVENT)
-        for query, table in (("stray_streams", "streams"), ("stray_checkpoints", "notifier_checkpoints")):
+        for query, table in (
+            ("stray_streams", "streams"),
+            ("stray_checkpoints", "notifier_checkpoints"),
+            ("stray_bearers", "participants"),
+            ("stray_mentioned", "mentioned"),
+        ):
             after = NIL
             while rows := await self._pool.fetch(QUERIES[query], after, SLICE):
                 for row in rows:
@@ -108,9 +113,7 @@ class WholeCheck:
             for row in rows:
                 if row["is_stray"]:
                     path = f"{row['notification_id']} to {row['recipient_id']} of {row['event_id']}"
-                    yield Difference(
-                        toldcheck.KIND, path, "a row", f"one to {row['parent_author'] or 'nobody'}"
-                    )
+                    yield Difference(toldcheck.KIND, path, "a row", "no event that it tells of")
             told = rows[-1]["recipient_id"], rows[-1]["site"], rows[-1]["notification_id"]
         for row in await self._pool.fetch(QUERIES["stray_letters"]):
             path = f"{row['projection']} {row['stream_id']} version {row['version']}: event_id"

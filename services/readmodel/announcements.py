@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from typing import Final
 from uuid import UUID
 
@@ -23,7 +23,8 @@ from services.readmodel import keys
 
 _log = logging.getLogger(__name__)
 
-_AWAY: Final = (RedisError, OSError, TimeoutError)
+AWAY: Final = (RedisError, OSError, TimeoutError)
+"""What is raised where Redis cannot be asked."""
 _AT_ONCE: Final = 500
 """Channels named in one command."""
 _AGAIN_S: Final = 1.0
@@ -57,7 +58,7 @@ class Announcer:
         try:
             while self._waiting:
                 waiting, self._waiting = self._waiting, {}
-                with contextlib.suppress(*_AWAY):
+                with contextlib.suppress(*AWAY):
                     async with self._redis.pipeline(transaction=False) as pipeline:
                         for stream_id, version in waiting.items():
                             pipeline.publish(keys.channel(stream_id), version)
@@ -106,7 +107,7 @@ class Subscriptions:
             try:
                 async with self._redis.pubsub() as pubsub:
                     await self._hold(pubsub)
-            except _AWAY as error:
+            except AWAY as error:
                 if self.connected:
                     _log.warning("no hints of threads come: %s", type(error).__name__)
             finally:
@@ -145,15 +146,7 @@ class Subscriptions:
 
     async def _hear(self, pubsub: PubSub) -> None:
         """Pass on what comes. Raises TimeoutError where the server says nothing any more."""
-        last = time.monotonic()
-        while True:
-            message = await pubsub.get_message(timeout=_QUIET_S)
-            if message is None:
-                if time.monotonic() - last > _DEAD_S:
-                    raise TimeoutError
-                await pubsub.ping()
-                continue
-            last = time.monotonic()
+        async for message in messages(pubsub):
             stream_id = self._wanted.get(_text(message["channel"]))
             if stream_id is None:
                 continue
@@ -161,6 +154,20 @@ class Subscriptions:
                 self._begun(stream_id)
             elif message["type"] == "message" and (version := _text(message["data"])).isdecimal():
                 self._heard(stream_id, int(version))
+
+
+async def messages(pubsub: PubSub) -> AsyncIterator[dict[str, object]]:
+    """What comes over the connection. Raises TimeoutError where the server says nothing any more."""
+    last = time.monotonic()
+    while True:
+        message = await pubsub.get_message(timeout=_QUIET_S)
+        if message is not None:
+            last = time.monotonic()
+            yield message
+        elif time.monotonic() - last > _DEAD_S:
+            raise TimeoutError
+        else:
+            await pubsub.ping()
 
 
 async def dismiss(tasks: Collection[asyncio.Task[None]]) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Final, cast
@@ -20,31 +20,34 @@ from uuid import UUID
 from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError
 
+from services.core.page import FoldIndex
 from services.errors import Unavailable
 from services.readmodel import keys
 from services.readmodel.frames import Frames
+from services.readmodel.layout import Layout
+from services.readmodel.line import Line, packed
 from services.readmodel.lua import NOBODY, Scripts, changed, described, expectation
 from services.readmodel.records import Changes, Head, Outcome
+from services.readmodel.sending import CALL_BYTES, Sending
 
 ABANDONED_SECONDS: Final = 3600
 """A build that nobody wrote for this long is abandoned. Longer than clocks differ."""
-
-CALL_BYTES: Final = 1 << 20
-"""What the nodes of one call may weigh, in bytes, unless it is one node: a call holds up the server."""
 
 _REGISTER_SECONDS: Final = 60
 _SLICE: Final = 500
 
 
 class Build:
-    """A view under construction: `write` all its comments, each once, then `switch` to it or `discard` it.
+    """A view under construction: `write` all its comments, each once, or `fill` it, then `switch` to it or
+    `discard` it.
 
     Where the server is full, both discard it and raise Unavailable.
     """
 
-    def __init__(self, redis: Redis, scripts: Scripts, stream_id: UUID) -> None:
+    def __init__(self, redis: Redis, line: Line, scripts: Scripts, stream_id: UUID) -> None:
         self.token = secrets.token_hex(4)
         self._redis = redis
+        self._line = line
         self._scripts = scripts
         self.stream_id = stream_id
         self._unfinished = keys.unfinished(stream_id, self.token)
@@ -71,6 +74,28 @@ class Build:
         self._comments += comments
         async with self._room():
             await self._registered_lately()
+
+    async def fill(self, index: FoldIndex, nodes: AsyncIterator[Mapping[int, bytes]]) -> None:
+        """Write the whole of a thread that is folded in memory; its nodes, by posting version, come some at a
+        time. Raises as `write` does.
+        """
+        layout, sending = Layout(index, self._prefix, self._frames), Sending(self._line)
+        try:
+            async for some in nodes:
+                self._comments += len(some)
+                async with self._room():
+                    await self._registered_lately()
+                    await sending.put(layout.nodes(some))
+            rest = layout.rest()
+            async with self._room():
+                await self._registered_lately()
+                await sending.put(rest.counts)
+                await sending.done()  # they name the keys of the lists
+                await sending.put(rest.lists)
+                await sending.put([packed("HSET", self._unfinished, "size", rest.size)])
+                await sending.done()
+        finally:
+            await sending.settle()
 
     async def write(self, changes: Changes) -> None:
         """Send `changes`, once those before them are written; the next may be prepared meanwhile.

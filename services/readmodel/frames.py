@@ -24,6 +24,8 @@ from zstandard import (
     ZstdError,
 )
 
+from services.core.node import PARENT_BYTES
+
 _DICTIONARY: Final = files("services.readmodel").joinpath("nodes.zdict").read_bytes()
 DIGEST: Final = hashlib.sha256(_DICTIONARY).hexdigest()[:6]
 """Names the dictionary in the views' format."""
@@ -58,6 +60,10 @@ class Frames:
     def pack(self, parent: int, created: int, raw: bytes) -> bytes:
         """The node `raw` as it is stored; `created` is its created_at in microseconds."""
         return _PLACE.pack(parent, created) + self._compress(raw)
+
+    def pack_node(self, created: int, raw: bytes) -> bytes:
+        """As `pack`, with the parent that the node itself begins with."""
+        return raw[:PARENT_BYTES] + created.to_bytes(8, "big") + self._compress(raw)
 
     def unpack(self, stored: bytes) -> bytes:
         """The node. Raises FrameDamaged."""

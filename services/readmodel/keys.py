@@ -37,6 +37,7 @@ bytes big-endian, in the names of keys too; the roots stand below the posting ve
     tl:log                                 hash   of which log the views are, by format (recency.py)
     tl:live:{<stream>}                     channel  hints that the view moved: its version (announcements.py);
                                                   without the format, so that releases hear each other
+    tl:told                                channel  hints that people were told of something (told.py)
 
 The head is written last and read first, in the same script as what it stands for. A build without a head is
 nobody's; `builds` remembers it until its keys are unlinked.

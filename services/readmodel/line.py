@@ -16,7 +16,7 @@ from typing import Any, Final, cast
 import hiredis
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from redis.exceptions import OutOfMemoryError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from services.readmodel.resting import RestingPool
@@ -28,6 +28,11 @@ MOST: Final = 2_000
 def packed(*words: str | bytes | int) -> bytes:
     """A command in the protocol of Redis."""
     return cast(bytes, hiredis.pack_command(words))  # type: ignore[arg-type]
+
+
+def _refusal(told: str) -> ResponseError:
+    full = told.startswith("OOM ")
+    return OutOfMemoryError(told.removeprefix("OOM ")) if full else ResponseError(told)
 
 
 class Line:
@@ -47,17 +52,21 @@ class Line:
 
         Raises redis.exceptions.RedisError: ResponseError where one of them is refused.
         """
+        answers = await self.tell(*commands)
+        for answer in answers:
+            if isinstance(answer, ResponseError):
+                raise answer
+        return answers
+
+    async def tell(self, *commands: bytes) -> list[Any]:
+        """As `ask`, with a ResponseError in the place of each command that is refused."""
         pool = self._pool
         if isinstance(pool, RestingPool) and pool.resting:
             raise RedisConnectionError("Redis did not answer, and is left alone for a moment")
         talk = self._talk
         if talk is None or talk.over:
             talk = await self._made()
-        answers = await talk.ask(commands)
-        for answer in answers:
-            if isinstance(answer, ResponseError):
-                raise answer
-        return answers
+        return await talk.ask(commands)
 
     async def _made(self) -> _Talk:
         async with self._making:
@@ -94,7 +103,7 @@ class _Talk(asyncio.Protocol):
         self._own = cast(asyncio.Protocol, self._transport.get_protocol())
         self._patience = patience
         self._failed = failed
-        self._reader = hiredis.Reader(replyError=ResponseError)
+        self._reader = hiredis.Reader(replyError=_refusal)
         self._answers: list[Any] = []
         self._waiting: deque[tuple[asyncio.Future[list[Any]], int, float]] = deque()
         self._timer: asyncio.TimerHandle | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Awaitable, Sequence
 from importlib.resources import files
-from typing import Final, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
@@ -28,9 +28,8 @@ class Call(Protocol):
     def __call__(self, keys: Sequence[str], args: Sequence[Argument]) -> Awaitable[object]: ...
 
 
-class ReadScript:
-    """A script that only reads, asked over a line: by its digest, and as a whole where the server does not
-    know it."""
+class LineScript:
+    """A script asked over a line: by its digest, and as a whole where the server does not know it."""
 
     __slots__ = ("_digest", "_line", "_source")
 
@@ -41,14 +40,28 @@ class ReadScript:
 
     async def __call__(self, keys: Sequence[str], args: Sequence[Argument]) -> object:
         """Its answer. Raises redis.exceptions.RedisError."""
-        rest = (len(keys), *keys, *args)
-        try:
-            [answer] = await self._line.ask(packed("EVALSHA", self._digest, *rest))
-        except ResponseError as refused:
-            if not str(refused).startswith("NOSCRIPT"):
-                raise
-            [answer] = await self._line.ask(packed("EVAL", self._source, *rest))
+        [answer] = await self.together([(keys, args)])
         return answer
+
+    async def together(self, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]) -> list[Any]:
+        """The answers to several calls, by their keys and arguments, made at once. Raises
+        redis.exceptions.RedisError."""
+        asked = [packed("EVALSHA", self._digest, len(keys), *keys, *args) for keys, args in calls]
+        answers = await self._line.tell(*asked) if asked else []
+        unknown = [place for place, answer in enumerate(answers) if _is_unknown(answer)]
+        if unknown:
+            await self._line.ask(packed("SCRIPT", "LOAD", self._source))
+            again = await self._line.tell(*(asked[place] for place in unknown))
+            for place, answer in zip(unknown, again, strict=True):
+                answers[place] = answer
+        for answer in answers:
+            if isinstance(answer, ResponseError):
+                raise answer
+        return answers
+
+
+def _is_unknown(answer: object) -> bool:
+    return isinstance(answer, ResponseError) and str(answer).startswith("NOSCRIPT")
 
 
 def _source(name: str) -> str:

@@ -22,7 +22,7 @@ from services.errors import CommentNotFound, CursorInvalid, ParentNotFound
 from services.readmodel import keys
 from services.readmodel.frames import FrameDamaged, Frames
 from services.readmodel.line import Line, packed
-from services.readmodel.lua import ReadScript
+from services.readmodel.lua import LineScript
 from services.readmodel.records import Head
 
 HEAD: Final = ("version", "hash", "build", "meta", "stale", "size")
@@ -56,7 +56,7 @@ class Pages:
     def __init__(self, redis: Redis, frames: Frames) -> None:
         self._frames = frames
         self._line = Line(redis.connection_pool)
-        self._script = ReadScript("page", self._line)
+        self._script = LineScript("page", self._line)
 
     async def page(self, stream_id: UUID, request: PageRequest) -> tuple[Head, Selection] | None:
         """A page; None where the view is absent.

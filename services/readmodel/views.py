@@ -20,12 +20,14 @@ from redis.exceptions import OutOfMemoryError
 from services.core.node import ID
 from services.core.page import PageRequest, Picked, Row, Selection
 from services.core.thread import PATH_LENGTH
+from services.errors import Unavailable
 from services.readmodel import builds, keys
-from services.readmodel.batches import Made, replace_all
+from services.readmodel.batches import Batches, Made
 from services.readmodel.builds import Build
 from services.readmodel.dump import Dump, Dumps
 from services.readmodel.frames import FrameDamaged, Frames
 from services.readmodel.leases import Leases
+from services.readmodel.line import Line
 from services.readmodel.lua import Scripts, changed, described, expectation
 from services.readmodel.pages import HEAD, Pages, ViewBroken
 from services.readmodel.recency import Recency
@@ -44,6 +46,9 @@ class Views:
         self._scripts = Scripts(redis)
         self._frames = Frames()
         self._pages = Pages(redis, self._frames)
+        # Not that of the pages: what is written would keep their readers waiting.
+        self._line = Line(redis.connection_pool)
+        self._batches = Batches(redis, self._line, self._frames)
         self.leases = Leases(redis)
         self.recency = Recency(redis)
         self.dumps = Dumps(redis)
@@ -228,15 +233,18 @@ class Views:
 
     def build(self, stream_id: UUID) -> Build:
         """A new view of the thread, to be written beside the present one."""
-        return Build(self._redis, self._scripts, stream_id)
+        return Build(self._redis, self._line, self._scripts, stream_id)
 
     async def replace(self, made: Sequence[Made]) -> list[Outcome]:
         """Put these small views in the place of what serves, together; what became of each.
 
         Raises Unavailable where the server is full.
         """
-        await self.recency.read([one.stream_id for one in made])
-        return await replace_all(self._redis, self._scripts, self._frames, made)
+        try:
+            await self.recency.read([one.stream_id for one in made])
+        except OutOfMemoryError as error:
+            raise Unavailable("the views' Redis is full") from error
+        return await self._batches.replace(made)
 
     async def drop(self, stream_id: UUID, build: str | None = None) -> None:
         """Delete the thread's view, if it is `build` where that is given: first the head, then the rest in

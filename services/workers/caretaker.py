@@ -15,7 +15,7 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
@@ -33,6 +33,7 @@ from services.readmodel.views import Views
 from services.workers.faults import told
 from services.workers.metrics import WorkerMetrics
 from services.workers.sweeper import Behind, Sweeper, Walk
+from services.workers.undelivered import Undelivered
 
 _log = logging.getLogger(__name__)
 
@@ -105,10 +106,10 @@ class Caretaker:
         poker: Poker,
         metrics: WorkerMetrics,
         budget: Budget,
-        hand_out: Callable[[], Awaitable[None]] | None = None,
+        hand_out: Collection[Callable[[], Awaitable[None]]] = (),
     ) -> None:
         """`broker` is a client of the broker's Redis, whose queues are measured; `hand_out` tells the workers
-        of what replays have for them."""
+        of what replays and fan-outs have for them."""
         self._hosts = Hosts.of(database)
         self._views = views
         self._broker = broker
@@ -117,6 +118,7 @@ class Caretaker:
         self._metrics = metrics
         self._budget = budget
         self._restored = Restored(views)
+        self._undelivered = Undelivered(metrics)
         self._rest = _Rest()
         self._lane_rests: defaultdict[int, _Rest] = defaultdict(_Rest)
         self._chores: dict[str, Callable[[_Connection], Awaitable[None]]] = {
@@ -127,9 +129,11 @@ class Caretaker:
             "measuring queues": self._measure_queues,
             "keeping to the budget of memory": self._keep_to_budget,
             "comparing the views with the log": self._compare_views,
+            "looking after deliveries": self._undelivered.look,
         }
-        if hand_out is not None:
-            self._chores["handing out replays"] = lambda _: hand_out()
+        self._hand_out = hand_out
+        if hand_out:
+            self._chores["handing out work"] = self._hand_out_work
         self._chore_rests: defaultdict[str, _Rest] = defaultdict(_Rest)
         self._partitions_due = self._letters_due = 0.0
         self._letters_after = FIRST
@@ -241,6 +245,10 @@ class Caretaker:
         for projection, letters in (await self._letters.counts()).items():
             self._metrics.dead_letters.labels(projection).set(letters)
 
+    async def _hand_out_work(self, _connection: _Connection) -> None:
+        for look in self._hand_out:
+            await look()
+
     async def _measure_queues(self, _: _Connection) -> None:
         for queue in QUEUES.values():
             length = await self._broker.llen(queue_key(queue))
@@ -256,12 +264,10 @@ class Caretaker:
     async def _compare_views(self, connection: _Connection) -> None:
         """Replace the views of a log that was set back."""
         compared = await self._restored.compare(connection)
+        if compared.dropped:
+            behind = len(compared.again) - compared.dropped
+            _log.warning("of another log: %d views are dropped, %d are behind", compared.dropped, behind)
         if compared.again:
-            _log.warning(
-                "of another log: %d views are dropped, %d are behind",
-                compared.dropped,
-                len(compared.again) - compared.dropped,
-            )
             self._poker.poke(compared.again, (PROJECT_ACTOR,))
 
     def _disown(self, leases: _Leases) -> None:
@@ -275,6 +281,7 @@ class Caretaker:
                 self._metrics.queue.labels(queue).set(math.nan)
             for gauge in (self._metrics.views, self._metrics.views_memory, self._metrics.views_budget):
                 gauge.set(math.nan)
+            self._undelivered.disown()
 
     def _disown_lane(self, lane: int) -> None:
         for projection in Projection:

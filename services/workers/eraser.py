@@ -26,7 +26,8 @@ from services.core.commands import Actor, EraseComments
 from services.errors import PoisonEvent
 from services.eventlog.appenders import Appenders
 from services.eventlog.erasures import Erasure, Erasures, announce
-from services.eventlog.inbox import Inbox
+from services.eventlog.log import NIL
+from services.eventlog.preferences import forget
 from services.eventlog.queries import QUERIES
 from services.projection.advance import Projector
 from services.readmodel.remains import Registered, Remains
@@ -48,8 +49,6 @@ ERASURES_AT_ONCE: Final = 4
 VIEWS_AT_ONCE: Final = 4
 ABANDONED_S: Final = 120.0
 """A build that was not written for so long is taken to be a crash's. Builders enter theirs every minute."""
-
-_NIL: Final = UUID(int=0)
 
 
 class Eraser:
@@ -113,7 +112,7 @@ class Eraser:
         await self._clear(erasure)
         # Whoever was being told of something as the last comment was erased is told by now.
         await asyncio.sleep(max(0.0, erased + LOOK_S - time.monotonic()))
-        await Inbox(self._pool).empty(erasure.site, erasure.author_id)
+        await forget(self._pool, erasure.site, erasure.author_id)
         with suppress(asyncpg.PostgresError):  # a database that is ours to use need not be ours to clean
             await self._pool.execute(QUERIES["vacuum_author_keys"])
         await self._pool.execute(QUERIES["finish_erasure"], erasure.id)
@@ -179,7 +178,7 @@ class Eraser:
 
     async def _pages(self, query: str, erasure: Erasure) -> AsyncIterator[list[asyncpg.Record]]:
         """The rows of what was sealed under the key, by comment; the lease is renewed with each page."""
-        after = _NIL
+        after = NIL
         while rows := await self._pool.fetch(QUERIES[query], erasure.key_id, after, PAGE):
             await self._pool.execute(QUERIES["renew_erasure"], erasure.id, LEASE_S)
             yield rows

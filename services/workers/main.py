@@ -12,11 +12,11 @@ import dramatiq
 from dramatiq.middleware import AsyncIO
 from prometheus_client import CollectorRegistry
 
-from services.pokes import NOTIFY_ACTOR, NOTIFY_QUEUE, PROJECT_ACTOR, PROJECT_QUEUE, make_broker
+from services.pokes import FAN_OUT_ACTOR, NOTIFY_ACTOR, PROJECT_ACTOR, QUEUES, REPLAY_ACTOR, make_broker
 from services.settings import Settings
 from services.workers.lifecycle import Lifecycle
 from services.workers.metrics import WorkerMetrics
-from services.workers.replayer import PRIORITY, REPLAY_ACTOR, REPLAY_QUEUE
+from services.workers.replayer import PRIORITY
 from services.workers.runtime import Runtime
 
 
@@ -29,15 +29,21 @@ def setup() -> None:
     broker = make_broker(settings.broker, AsyncIO(), lifecycle)
     dramatiq.set_broker(broker)
 
-    @dramatiq.actor(actor_name=PROJECT_ACTOR, queue_name=PROJECT_QUEUE, broker=broker)
+    @dramatiq.actor(actor_name=PROJECT_ACTOR, queue_name=QUEUES[PROJECT_ACTOR], broker=broker)
     async def project(stream_ids: list[str], poked_at: int | None) -> None:
         await runtime.project([UUID(stream_id) for stream_id in stream_ids], poked_at)
 
-    @dramatiq.actor(actor_name=NOTIFY_ACTOR, queue_name=NOTIFY_QUEUE, broker=broker)
+    @dramatiq.actor(actor_name=NOTIFY_ACTOR, queue_name=QUEUES[NOTIFY_ACTOR], broker=broker)
     async def notify(stream_ids: list[str], poked_at: int | None) -> None:
         await runtime.notify([UUID(stream_id) for stream_id in stream_ids], poked_at)
 
-    @dramatiq.actor(actor_name=REPLAY_ACTOR, queue_name=REPLAY_QUEUE, broker=broker, priority=PRIORITY)
+    @dramatiq.actor(actor_name=FAN_OUT_ACTOR, queue_name=QUEUES[FAN_OUT_ACTOR], broker=broker)
+    async def fan_out(stream_ids: list[str], **_: object) -> None:
+        await runtime.fan_out([UUID(stream_id) for stream_id in stream_ids])
+
+    @dramatiq.actor(
+        actor_name=REPLAY_ACTOR, queue_name=QUEUES[REPLAY_ACTOR], broker=broker, priority=PRIORITY
+    )
     async def replay(replay_id: int) -> None:
         await runtime.replay(replay_id)
 

@@ -12,7 +12,8 @@ from typing import Final, Literal
 from prometheus_client import CollectorRegistry, Counter, Gauge, values
 
 from services.eventlog.checkpoints import Projection
-from services.pokes import ACTORS
+from services.eventlog.deliveries import CHANNELS, OUTCOMES
+from services.pokes import QUEUES
 
 DIRECTORY: Final = "PROMETHEUS_MULTIPROC_DIR"
 """The variable by which prometheus_client learns where the processes' counts lie."""
@@ -80,6 +81,37 @@ METRICS: Final = (
         (),
         "How long the thread that waits longest for a snapshot has waited; 0 where none does.",
     ),
+    Metric(
+        "threadlog_deliveries_total",
+        "counter",
+        ("channel", "outcome"),
+        "Attempts to deliver: outcome sent, again, later, dropped (nobody wants it any more), dead.",
+    ),
+    Metric(
+        "threadlog_deliveries_due",
+        "gauge",
+        ("channel",),
+        "Deliveries that are due, those for endpoints that fail included; counted up to 10,000.",
+    ),
+    Metric(
+        "threadlog_deliveries_late_seconds",
+        "gauge",
+        ("channel",),
+        "For how long the oldest delivery that could go has been due; 0 where none is.",
+    ),
+    Metric(
+        "threadlog_deliveries_dead",
+        "gauge",
+        ("channel",),
+        "Deliveries given up in the last 30 days; counted up to 10,000.",
+    ),
+    Metric(
+        "threadlog_webhook_endpoints",
+        "gauge",
+        ("state",),
+        "Webhook endpoints: closed (all is well), open (the circuit is: left alone for a while), off.",
+    ),
+    Metric("threadlog_mail_server_away", "gauge", (), "1 while a worker leaves the mail server alone."),
     Metric("threadlog_queue_messages", "gauge", ("queue",), "Messages that wait in a queue of the broker."),
 )
 _BY_NAME: Final = {metric.name: metric for metric in METRICS}
@@ -104,7 +136,13 @@ class WorkerMetrics:
         self.lane_head = self._gauge("threadlog_lane_head")
         self.lane_reached = self._gauge("threadlog_lane_reached")
         self.dead_letters = self._gauge("threadlog_dead_letters")
+        self.mail_server_away = self._gauge("threadlog_mail_server_away", "livemax")
         self.queue = self._gauge("threadlog_queue_messages")
+        self.deliveries = self._counter("threadlog_deliveries_total")
+        self.deliveries_due = self._gauge("threadlog_deliveries_due")
+        self.deliveries_late = self._gauge("threadlog_deliveries_late_seconds")
+        self.deliveries_dead = self._gauge("threadlog_deliveries_dead")
+        self.endpoints = self._gauge("threadlog_webhook_endpoints")
         self.views = self._gauge("threadlog_views")
         self.views_memory = self._gauge("threadlog_views_memory_bytes")
         self.views_budget = self._gauge("threadlog_views_memory_budget_bytes")
@@ -113,11 +151,14 @@ class WorkerMetrics:
         self.snapshot_bytes = self._counter("threadlog_snapshots_written_bytes_total")
         self.snapshots_wait = self._gauge("threadlog_snapshots_wait_seconds", "livemax")
         # A count that is there from the start is 0, not unknown.
-        for actor in ACTORS:
+        for actor in QUEUES:
             for outcome in ("done", "failed"):
                 self.messages.labels(actor, outcome)
         for projection in Projection:
             self.swept.labels(projection)
+        for channel in CHANNELS:
+            for outcome in OUTCOMES:
+                self.deliveries.labels(channel, outcome)
 
     def _counter(self, name: str) -> Counter:
         metric = _BY_NAME[name]

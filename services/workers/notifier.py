@@ -1,150 +1,185 @@
-"""The notifier: tells people of replies, once, from the log.
+"""The notifier: tells people of what happens in threads, once, from the log.
 
-Rows and checkpoint move in one transaction, whose first step locks the checkpoint. So of two notifiers on one
-thread the second waits and goes on where the first has ended: nothing is skipped, nothing told twice.
-Who is told is decided on the comments as they stand after the events were read.
+Several threads go together. Their events are read and their texts opened first; then rows and checkpoints
+move in one transaction (telling.py). So of two notifiers on one thread the second finds the checkpoint moved,
+and reads on from where the first has ended: nothing is skipped, nothing told twice. Who is told is decided on
+the comments as they stand after the events were read.
+
+What cannot be read ends the telling in its own thread, and a thread whose rows cannot be written leaves the
+others alone. Names are folded as well of what people were told of before there were any, or are never told
+of: imports.
 """
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Sequence
-from datetime import datetime
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
 
-from schema.events.registry import CONTRACTS, UPCASTERS, TypeUnknown
-from services.core.addresses import new_event_id
-from services.core.recipients import Notice, Reply, Standing, recipients
+from schema.events.envelope import Recorded
+from schema.events.registry import TypeUnknown
+from services.core.tellable import READ, TEXTS, step_of
 from services.errors import PoisonEvent, UnknownEventType
+from services.eventlog.keys import AuthorKey, Keyring
 from services.eventlog.queries import QUERIES
+from services.projection.names import Reading
+from services.workers.happened import Thread, Told
+from services.workers.telling import Telling
 
 PAGE: Final = 500
-"""Events read in one transaction."""
+"""Events of one thread that are read for one transaction, at most."""
+TOGETHER: Final = 64
+"""Threads in one transaction, at most."""
 
-_COUNTER_SHIFT: Final = 62
-_RANDOM_BYTES: Final = 10
+_EVENTS: Final = 2_048
+"""Events of all threads that are read for one transaction, at most."""
+_CONNECTION: Final = (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError, TimeoutError)
+"""What is wrong with no thread in particular."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How many notifications were written, and what ended the telling in which threads before all was
+    told."""
+
+    told: int = 0
+    failed: dict[UUID, Exception] = field(default_factory=dict)
 
 
 class Notifier:
-    """Writes the notifications that a thread's events cause."""
+    """Writes the notifications that threads' events cause."""
 
-    def __init__(self, pool: asyncpg.Pool[Any], *, page: int = PAGE) -> None:
+    def __init__(
+        self,
+        pool: asyncpg.Pool[Any],
+        keyring: Keyring,
+        *,
+        page: int = PAGE,
+        mails: bool = False,
+        told: Callable[[Collection[tuple[str, str]]], None] = lambda _people: None,
+        fanned: Callable[[Collection[UUID]], None] = lambda _stream_ids: None,
+    ) -> None:
+        """`mails`: whether there is a mail server, so that mails are entered. After each commit `told` hears
+        who was told, as pairs of site and person, and `fanned` in which threads followers are left to be
+        told."""
         self._pool = pool
+        self._reading = Reading(keyring)
         self._page = page
+        self._mails = mails
+        self._told = told
+        self._fanned = fanned
 
     async def notify(self, stream_id: UUID) -> int:
         """Tell of all events after the thread's checkpoint; how many notifications were written.
 
         Raises PoisonEvent or UnknownEventType at an event that cannot be read, having told of all before it.
         """
-        told = 0
-        more = True
-        while more:
-            written, more = await self._step(stream_id)
-            told += written
-        return told
+        outcome = await self.notify_all([stream_id])
+        for error in outcome.failed.values():
+            raise error
+        return outcome.told
+
+    async def notify_all(self, stream_ids: Iterable[UUID]) -> Outcome:
+        """As `notify`, of several threads; whatever ends the telling in one of them is left to that one."""
+        outcome = Outcome()
+        left = list(dict.fromkeys(stream_ids))
+        while left:
+            some, left = left[:TOGETHER], left[TOGETHER:]
+            left = await self._together(some, outcome) + left
+        return outcome
 
     async def reached(self, stream_id: UUID) -> int:
         """The version up to which people were told of the thread."""
         return int(await self._pool.fetchval(QUERIES["notifier_checkpoint"], stream_id) or 0)
 
-    async def _step(self, stream_id: UUID) -> tuple[int, bool]:
-        async with self._pool.acquire() as connection, connection.transaction():
-            site = await connection.fetchval(QUERIES["thread_site"], stream_id)
-            if site is None:
-                return 0, False
-            after = await connection.fetchval(QUERIES["notifier_checkpoint"], stream_id)
-            if after is None:
-                await connection.execute(QUERIES["open_notifier_checkpoint"], stream_id)
-                after = await connection.fetchval(QUERIES["notifier_checkpoint"], stream_id)
-            rows = await connection.fetch(QUERIES["notifiable"], stream_id, after, self._page)
-            replies, reached, stopped_by = _read(stream_id, after, rows)
-            written = await _tell(connection, site, stream_id, replies) if replies else 0
-            if reached > after:
-                moved = await connection.fetchval(
-                    QUERIES["move_notifier_checkpoint"], stream_id, after, reached
-                )
-                assert moved == reached, "the checkpoint moved under its lock"
-        if stopped_by is not None:
-            raise stopped_by
-        return written, len(rows) == self._page
-
-
-def _read(
-    stream_id: UUID, after: int, rows: Sequence[asyncpg.Record]
-) -> tuple[list[Reply], int, PoisonEvent | None]:
-    """The replies among these events, the version up to which they could be read, and what ended that."""
-    replies: list[Reply] = []
-    for row in rows:
+    async def _together(self, stream_ids: Sequence[UUID], outcome: Outcome) -> list[UUID]:
+        """One transaction for these threads; those of which there is more to read."""
         try:
-            reply = _reply(row)
-        except TypeUnknown as error:
-            return replies, after, UnknownEventType(stream_id, row["version"], row["event_id"], str(error))
-        except Exception as error:  # noqa: BLE001 - no I/O here: whatever it is, it is this event's
-            reason = f"{type(error).__name__}: {error}"
-            return replies, after, PoisonEvent(stream_id, row["version"], row["event_id"], reason)
-        if reply is not None:
-            replies.append(reply)
-        after = row["version"]
-    return replies, after, None
+            return await self._step(stream_ids, outcome)
+        except Exception as error:  # noqa: BLE001 - only the thread that it is about suffers
+            if len(stream_ids) == 1 or isinstance(error, _CONNECTION):
+                outcome.failed.update(dict.fromkeys(stream_ids, error))
+                return []
+        return [more for stream_id in stream_ids for more in await self._together([stream_id], outcome)]
+
+    async def _step(self, stream_ids: Sequence[UUID], outcome: Outcome) -> list[UUID]:
+        threads = await self._read(stream_ids)
+        moving = [thread for thread in threads if thread.moves]
+        told = Told()
+        if moving:
+            async with self._pool.acquire() as connection, connection.transaction():
+                told = await Telling(connection, moving, mails=self._mails).tell()
+            outcome.told += told.count
+            if told.fanned:
+                self._fanned(told.fanned)
+            if told.people:
+                self._told(told.people)
+        more = []
+        for thread in threads:
+            if thread.stream_id in told.passed or (thread.full and thread.error is None):
+                more.append(thread.stream_id)
+            elif thread.error is not None:
+                outcome.failed[thread.stream_id] = thread.error
+        return more
+
+    async def _read(self, stream_ids: Sequence[UUID]) -> list[Thread]:
+        """What the threads hold behind their checkpoints, a page of each."""
+        rows = await self._pool.fetch(QUERIES["notified"], list(stream_ids))
+        threads = [
+            Thread(
+                row["stream_id"],
+                row["site"],
+                row["version"] or 0,
+                row["named"],
+                follows=row["follows"],
+                asks=row["asks"],
+                hooked=row["hooked"],
+                is_new=row["version"] is None,
+            )
+            for row in rows
+        ]
+        page = min(self._page, max(16, _EVENTS // max(1, len(threads))))
+        events = defaultdict[UUID, list[Recorded]](list)
+        for row in await self._pool.fetch(
+            QUERIES["notifiable"],
+            [thread.stream_id for thread in threads],
+            [thread.named for thread in threads],
+            page,
+            READ,
+            TEXTS,
+        ):
+            events[row[0]].append(Recorded(*row))
+        keys = await self._reading.keys(event for some in events.values() for event in some)
+        for thread in threads:
+            found = events[thread.stream_id]
+            thread.full = len(found) == page
+            self._take(thread, found, keys)
+        return threads
+
+    def _take(self, thread: Thread, events: Iterable[Recorded], keys: Mapping[UUID, AuthorKey]) -> None:
+        """Read the events as far as they can be. Of what was passed over before, nothing is made."""
+        thread.reached = thread.named
+        for event in events:
+            try:
+                step = step_of(event)
+                said = self._reading.read(event, keys)
+            except Exception as error:  # noqa: BLE001 - no I/O here: whatever it is, it is this event's
+                if event.version > thread.version:
+                    thread.error = _ended_by(event, error)
+                    return
+            else:
+                if step is not None:
+                    thread.steps.append((step, said))
+            thread.reached = event.version
 
 
-def _reply(row: asyncpg.Record) -> Reply | None:
-    type_, schema_version = row["type"], row["schema_version"]
-    if row["data"] is None:
-        # Whom a newer release's event concerns is for that release to say: not to be passed over.
-        if type_ not in CONTRACTS or schema_version > CONTRACTS[type_].schema_version:
-            raise TypeUnknown(f"{type_} at schema version {schema_version}")
-        return None
-    payload = UPCASTERS.payload(type_, schema_version, row["data"])
-    return Reply(
-        id=row["event_id"],
-        parent_id=UUID(payload["parent_id"]),
-        author_id=row["actor_id"],
-        imported="imported" in payload,
-        created_at=row["recorded_at"],
-    )
-
-
-async def _tell(
-    connection: asyncpg.pool.PoolConnectionProxy[Any], site: str, stream_id: UUID, replies: Sequence[Reply]
-) -> int:
-    asked = {one for reply in replies if not reply.imported for one in (reply.id, reply.parent_id)}
-    rows = await connection.fetch(QUERIES["standings"], stream_id, list(asked)) if asked else []
-    comments = {row["comment_id"]: Standing(row["author_id"], row["visible"]) for row in rows}
-    notices = [notice for reply in replies for notice in recipients(reply, comments)]
-    if not notices:
-        return 0
-    columns: tuple[list[str], list[UUID], list[UUID], list[UUID], list[str], list[str | None], list[datetime]]
-    columns = (
-        [notice.recipient_id for notice in notices],
-        _ids(notices),
-        [notice.event_id for notice in notices],
-        [notice.comment_id for notice in notices],
-        [notice.reason for notice in notices],
-        [notice.actor_id for notice in notices],
-        [notice.created_at for notice in notices],
-    )
-    return len(await connection.fetch(QUERIES["insert_notifications"], site, stream_id, *columns))
-
-
-def _ids(notices: Sequence[Notice]) -> list[UUID]:
-    """UUIDv7 of now, in the order of the notices: an inbox lists by id what was told last.
-
-    Of the random bits the first twelve count (RFC 9562, section 6.2, method 1).
-    """
-    now = time.time_ns() // 1_000_000
-    entropy = (1 << _COUNTER_SHIFT) - 1
-    return [
-        new_event_id(
-            now,
-            (number << _COUNTER_SHIFT | int.from_bytes(os.urandom(8), "big") & entropy).to_bytes(
-                _RANDOM_BYTES, "big"
-            ),
-        )
-        for number in range(len(notices))
-    ]
+def _ended_by(event: Recorded, error: Exception) -> PoisonEvent:
+    if isinstance(error, PoisonEvent):
+        return error
+    if isinstance(error, TypeUnknown):
+        return UnknownEventType(event.stream_id, event.version, event.event_id, str(error))
+    return PoisonEvent(event.stream_id, event.version, event.event_id, f"{type(error).__name__}: {error}")

@@ -16,16 +16,12 @@ from redis.exceptions import RedisError
 
 from services.eventlog.checkpoints import DeadLetters
 from services.eventlog.replays import Replays, State
-from services.pokes import make_broker
+from services.pokes import REPLAY_ACTOR, REPLAY_QUEUE, make_broker
 from services.projection.replaying import ReplayWork
 from services.wiring import Resources, reading
 from services.workers.faults import told
 
 _log = logging.getLogger(__name__)
-
-REPLAY_QUEUE: Final = "threadlog-replay"
-REPLAY_ACTOR: Final = "replay"
-"""Works on a range of a replay. Takes `replay_id`."""
 
 PRIORITY: Final = 10
 """Dramatiq's: of the messages that a process has fetched, those with less go first. The others have 0."""

@@ -15,24 +15,29 @@ from services.errors import PoisonEvent, Unavailable, UnknownEventType
 from services.eventlog.appender import Committed
 from services.eventlog.appenders import Appenders
 from services.eventlog.checkpoints import DeadLetters, Parked, Projection
+from services.eventlog.fanouts import Fanouts
 from services.eventlog.snapshots import Snapshots
-from services.pokes import NOTIFY_ACTOR, PROJECT_ACTOR, Poker
+from services.pokes import FAN_OUT_ACTOR, NOTIFY_ACTOR, PROJECT_ACTOR, REPLAY_ACTOR, Poker
 from services.projection.advance import Projector
 from services.projection.snapshotting import SnapshotWriter
 from services.readmodel.announcements import Announcer
 from services.readmodel.budget import Budget
 from services.readmodel.remains import Remains
+from services.readmodel.told import Told
 from services.settings import Settings
 from services.wiring import Resources, connect_redis, resources
 from services.workers.caretaker import Caretaker, dismiss
+from services.workers.deliverer import Deliverer
+from services.workers.delivering import delivering
 from services.workers.eraser import Eraser
+from services.workers.fanout import FanningOut
 from services.workers.faults import FAULTS, told
 from services.workers.hints import Looked
 from services.workers.metrics import WorkerMetrics
 from services.workers.notifier import Notifier
 from services.workers.projector import Following
 from services.workers.release import release
-from services.workers.replayer import REPLAY_ACTOR, Replaying
+from services.workers.replayer import Replaying
 from services.workers.snapshotter import Snapshotter
 
 _log = logging.getLogger(__name__)
@@ -52,6 +57,8 @@ class _Opened:
     caretaker: asyncio.Task[None]
     eraser: asyncio.Task[None]
     replaying: Replaying
+    fanning_out: FanningOut
+    deliverer: Deliverer
 
 
 class Runtime:
@@ -82,6 +89,7 @@ class Runtime:
             self._opened.result().caretaker.cancel()
             self._opened.result().eraser.cancel()
             self._opened.result().replaying.stop()
+            self._opened.result().deliverer.stop()
 
     async def close(self) -> None:
         """Disconnect."""
@@ -104,6 +112,17 @@ class Runtime:
         opened = await self._ready()
         await self._count(NOTIFY_ACTOR, lambda: self._tell(opened, self._told.still(stream_ids, poked_at)))
 
+    async def fan_out(self, stream_ids: Sequence[UUID]) -> None:
+        """Handle a message of the actor `fan_out`."""
+        opened = await self._ready()
+
+        async def handle() -> int:
+            self._metrics.notifications.inc(await opened.fanning_out.handle(stream_ids))
+            opened.deliverer.wake()
+            return 0
+
+        await self._count(FAN_OUT_ACTOR, handle)
+
     async def replay(self, replay_id: int) -> None:
         """Handle a message of the actor `replay`."""
         opened = await self._ready()
@@ -125,42 +144,48 @@ class Runtime:
             self._metrics.messages.labels(actor, outcome).inc()
 
     async def _tell(self, opened: _Opened, stream_ids: Sequence[UUID]) -> int:
-        parked = await opened.letters.among(Projection.NOTIFICATIONS, stream_ids)
-        outcomes = await asyncio.gather(
-            *(self._tell_of(opened, stream_id, parked.get(stream_id)) for stream_id in stream_ids),
-            return_exceptions=True,
-        )
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException):
-                raise outcome
-        return outcomes.count(False)
-
-    async def _tell_of(self, opened: _Opened, stream_id: UUID, parked: Parked | None) -> bool:
-        try:
-            return await self._tell_or_park(opened, stream_id, parked)
-        except Exception as error:  # noqa: BLE001 - whatever it was, the other threads go on
-            _log.warning("nobody was told of %s: %s", stream_id, told(error))
-            return False
-
-    async def _tell_or_park(self, opened: _Opened, stream_id: UUID, parked: Parked | None) -> bool:
         assert self._telling is not None
-        try:
-            async with self._telling:
-                began = self._told.now()
-                count = await opened.notifier.notify(stream_id)
-            self._told.looked(stream_id, began)
-            self._metrics.notifications.inc(count)
-            if parked is not None:
-                await opened.letters.resurrect(Projection.NOTIFICATIONS, stream_id, parked.version)
-        except UnknownEventType as error:
-            _log.warning("notifications of %s wait at version %d", stream_id, error.version)
-            return False
-        except PoisonEvent as error:
-            _log.error(
-                "notifications of %s are parked before version %d, event %s",
-                *(stream_id, error.version, error.event_id),
-            )
-            await opened.letters.bury(Projection.NOTIFICATIONS, error)
+        parked = await opened.letters.among(Projection.NOTIFICATIONS, stream_ids)
+        async with self._telling:
+            began = self._told.now()
+            outcome = await opened.notifier.notify_all(stream_ids)
+        self._metrics.notifications.inc(outcome.told)
+        if outcome.told:
+            opened.deliverer.wake()
+        for stream_id in stream_ids:
+            if stream_id not in outcome.failed:
+                self._told.looked(stream_id, began)
+        left = 0
+        for stream_id in stream_ids:
+            try:
+                left += not await self._park(
+                    opened, stream_id, outcome.failed.get(stream_id), parked.get(stream_id)
+                )
+            except Exception as error:  # noqa: BLE001 - whatever it was, the other threads go on
+                _log.warning("notifications of %s: %s", stream_id, told(error))
+                left += 1
+        return left
+
+    async def _park(
+        self, opened: _Opened, stream_id: UUID, error: Exception | None, parked: Parked | None
+    ) -> bool:
+        """Keep the dead letter of a thread as what came of it says; whether nothing is left for later."""
+        match error:
+            case None:
+                if parked is not None:
+                    await opened.letters.resurrect(Projection.NOTIFICATIONS, stream_id, parked.version)
+            case UnknownEventType():
+                _log.warning("notifications of %s wait at version %d", stream_id, error.version)
+                return False
+            case PoisonEvent():
+                _log.error(
+                    "notifications of %s are parked before version %d, event %s",
+                    *(stream_id, error.version, error.event_id),
+                )
+                await opened.letters.bury(Projection.NOTIFICATIONS, error)
+            case _:
+                _log.warning("nobody was told of %s: %s", stream_id, told(error))
+                return False
         return True
 
     async def _ready(self) -> _Opened:
@@ -178,9 +203,10 @@ class Runtime:
 
     async def _hold(self, opened: asyncio.Future[_Opened], closing: asyncio.Event) -> None:
         settings = self._settings
-        async with resources(settings) as made:
+        async with resources(settings) as made, delivering(made, self._metrics) as deliverer:
             letters = DeadLetters(made.pool, self._release)
             announcer = Announcer(made.redis)
+            inboxes = Told(made.redis)
             snapshotter = Snapshotter(SnapshotWriter(made.log, Snapshots(made.pool)), self._metrics)
             made.projector.grown = snapshotter.moved
             made.replayer.bared = snapshotter.lost
@@ -192,6 +218,15 @@ class Runtime:
             following = Following(made.projector, letters, announce=announce)
             replaying = Replaying(made, letters)
             poker = Poker(settings.broker, aging=False)
+            fanouts = Fanouts(made.pool, mails=settings.sends_mail)
+            fanning_out = FanningOut(fanouts, poker, told=inboxes.of_site)
+            notifier = Notifier(
+                made.pool,
+                made.keyring,
+                mails=settings.sends_mail,
+                told=inboxes.tell,
+                fanned=lambda stream_ids: poker.poke(stream_ids, [FAN_OUT_ACTOR]),
+            )
             broker = connect_redis(settings.broker)
             caretaker = asyncio.create_task(
                 Caretaker(
@@ -206,7 +241,7 @@ class Runtime:
                         made.views,
                         None if settings.views_memory_mb is None else settings.views_memory_mb << 20,
                     ),
-                    hand_out=replaying.look,
+                    hand_out=(replaying.look, fanning_out.look),
                 ).run(),
                 name="caretaker",
             )
@@ -223,7 +258,17 @@ class Runtime:
             snapshots = asyncio.create_task(snapshotter.run(), name="snapshotter")
             poker.start()
             opened.set_result(
-                _Opened(made.projector, following, Notifier(made.pool), letters, caretaker, eraser, replaying)
+                _Opened(
+                    made.projector,
+                    following,
+                    notifier,
+                    letters,
+                    caretaker,
+                    eraser,
+                    replaying,
+                    fanning_out,
+                    deliverer,
+                )
             )
             try:
                 await closing.wait()
@@ -233,6 +278,7 @@ class Runtime:
                 await dismiss(snapshots)
                 await following.stop()
                 await announcer.stop()
+                await inboxes.stop()
                 await asyncio.to_thread(poker.stop)
                 await broker.aclose()
 

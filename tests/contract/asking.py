@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Final
+from uuid import UUID
 
 import schemathesis
 from schemathesis.core.parameters import ParameterLocation
@@ -18,8 +19,10 @@ from schemathesis.generation import GenerationMode
 from schemathesis.hooks import unregister
 
 from services.api.routes import ROUTES
+from services.eventlog.keys import MasterKey
+from services.eventlog.maillinks import MailLinks
 from tests.processes import Client
-from tests.writer import SITE
+from tests.writer import MASTER_KEY, SITE
 
 EXAMPLES: Final = int(os.environ.get("THREADLOG_TEST_EXAMPLES", "40"))
 """Of each route and each way to go wrong, beside the edges of each parameter."""
@@ -59,7 +62,7 @@ class Scene:
     comments: list[tuple[str, str]]
     """Threads and comments, by ann and bob in turn."""
     spare: list[tuple[str, str]]
-    """Comments that may be deleted."""
+    """Comments that may be deleted, hidden and removed."""
     asked: Counter[tuple[str, bool, int]] = field(default_factory=Counter)
     """Answers by operation, whether the request had the described shape, and status."""
     random: random.Random = field(default_factory=random.Random)
@@ -94,9 +97,16 @@ class Scene:
         """What the path names."""
         if path.endswith("/settings") and method == "PATCH":
             return {"site": OTHER_SITE}
-        supply = self.spare if method == "DELETE" else self.comments
+        supply = self.spare if method == "DELETE" or path.endswith("/decisions") else self.comments
         thread, comment = self.random.choice(supply)
         return {"site": SITE, "thread": thread, "comment": comment}
+
+    def link(self, path: str) -> str:
+        """The token that a mail's link to this page has."""
+        links = MailLinks(MasterKey(MASTER_KEY))
+        if path.endswith("/confirm"):
+            return links.confirm(SITE, "ann", "of no address")
+        return links.unsubscribe(SITE, "ann", UUID(int=1))
 
     def sensible(self, body: dict[str, Any], thread: str) -> None:
         """Let a body that is right by its shape name what there is."""
@@ -128,8 +138,10 @@ def _wrong(case: Case) -> set[ParameterLocation]:
     return {place for place, part in parts.items() if part.mode is GenerationMode.NEGATIVE}
 
 
-def _plain(case: Case) -> None:
-    """Take out of the query what chance seldom gets right."""
+def _plain(case: Case, scene: Scene) -> None:
+    """Take out of the query what chance seldom gets right, or put in what it never does."""
+    if "token" in case.query:
+        case.query["token"] = scene.link(case.path)
     for name in ("after", "parent", "min_version", "access_token"):
         case.query.pop(name, None)
 
@@ -156,7 +168,7 @@ def asking(scene: Scene) -> Iterator[None]:
         if case.path.endswith("/live"):
             case.headers["Accept"] = "application/json"  # a stream would not come to an end
         if ParameterLocation.QUERY not in wrong and draw.random() < 0.8:
-            _plain(case)
+            _plain(case, scene)
         if ParameterLocation.BODY not in wrong and isinstance(case.body, dict) and draw.random() < 0.7:
             scene.sensible(case.body, str(case.path_parameters.get("thread")))
 

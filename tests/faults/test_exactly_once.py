@@ -21,6 +21,7 @@ from services.errors import (
     AlreadyReported,
     CommentNotFound,
     CommentNotOpen,
+    DecisionNotPossible,
     EditWindowClosed,
     FieldInvalid,
     Forbidden,
@@ -290,6 +291,10 @@ async def a_guests_vote(scene: Scene) -> Command:
     return scene.talk.vote(scene.posted, by="guest:who")
 
 
+async def restored_while_visible(scene: Scene) -> Command:
+    return scene.talk.moderate(scene.posted, "restore")
+
+
 async def with_a_used_key(scene: Scene) -> Command:
     return await scene.talk.post(idempotency=once("used"))
 
@@ -301,6 +306,7 @@ REFUSED: dict[type[Refusal], Refused] = {
     TooDeep: lambda scene: scene.talk.reply(scene.deepest),
     CommentNotFound: lambda scene: scene.talk.edit(fresh_id(), "of nobody"),
     CommentNotOpen: lambda scene: scene.talk.edit(scene.deleted, "too late"),
+    DecisionNotPossible: restored_while_visible,
     NotAuthor: lambda scene: scene.talk.edit(scene.posted, "not mine", by="bob"),
     OwnComment: lambda scene: scene.talk.report(scene.posted, by="ann"),
     EditWindowClosed: lambda scene: scene.talk.edit(scene.imported, "years later"),

@@ -150,7 +150,9 @@ def folder(server: EmbeddedPostgres) -> str:
 async def pair(start_postgres: StartPostgres, tmp_path: Path) -> Pair:
     primary = start_postgres(tmp_path / "primary")
     await migrate(primary.dsn())
-    await asyncio.to_thread(base_backup, primary, tmp_path / "standby" / "postgres" / "data")
+    await asyncio.to_thread(
+        base_backup, primary, tmp_path / "standby" / "postgres" / "data", "--write-recovery-conf"
+    )
     admin = await asyncpg.connect(primary.dsn())
     try:
         standby = start_postgres(tmp_path / "standby")
@@ -166,8 +168,8 @@ async def pair(start_postgres: StartPostgres, tmp_path: Path) -> Pair:
     return Pair(primary, standby)
 
 
-def base_backup(primary: EmbeddedPostgres, data: Path) -> None:
-    """A copy of a running server, which follows it when it is started."""
+def base_backup(primary: EmbeddedPostgres, data: Path, *more: str) -> None:
+    """A copy of a running server; with `--write-recovery-conf` it follows that one when it is started."""
     data.parent.mkdir(mode=0o700, parents=True)
     command = [
         str(servers._postgres_bin() / "pg_basebackup"),
@@ -177,7 +179,7 @@ def base_backup(primary: EmbeddedPostgres, data: Path) -> None:
         folder(primary),
     ]
     done = subprocess.run(
-        [*command, "--username=postgres", "--write-recovery-conf", "--checkpoint=fast", "--no-sync"],
+        [*command, "--username=postgres", "--checkpoint=fast", "--no-sync", *more],
         capture_output=True,
         check=False,
     )

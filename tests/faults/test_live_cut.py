@@ -91,7 +91,7 @@ async def running(
 
 
 async def write(running: Threadlog, random: Random) -> dict[str, int]:
-    """Posts, replies, edits, deletions and votes, some at the same time; the votes up of each comment."""
+    """Posts, replies, edits, deletions, decisions and votes, some at once; the votes up of each comment."""
     client = running.client
     votes: dict[str, int] = {}
     made: list[str] = []
@@ -107,6 +107,11 @@ async def write(running: Threadlog, random: Random) -> dict[str, int]:
         answer = await client.send("PATCH", path, edited, sub="ann", headers={"If-Match": '"1"'})
         assert answer.status == 200, answer
         assert (await client.send("DELETE", f"{COMMENTS}/{ids[1]}", sub="ann")).status == 204
+        for action in ("hide", random.choice(("restore", "approve"))):
+            decided = await client.send(
+                "POST", f"{path}/decisions", {"action": action}, sub="mia", roles=("moderator",)
+            )
+            assert decided.status == 200, decided
         for _ in range(3):
             chosen = random.choice(made[:3])
             voter = f"u-{votes.get(chosen, 0)}"
@@ -142,7 +147,7 @@ async def test_streams_cut_anywhere_tell_every_event_once_and_in_order(running: 
         await asyncio.gather(*following)
     events = await running.parts.log.events_after(running.stream_of("story"), 0, 1_000)
     expected = [(event.version, event.type) for event in events if event.type != "CommentVoted"]
-    assert len(expected) == POSTS + POSTS // 3
+    assert len(expected) == POSTS + 4 * (POSTS // 6)
     for follower in followers:
         assert follower.seen == expected
         assert follower.cuts == 1 if follower.steady else follower.cuts > 5

@@ -31,7 +31,9 @@ async def standby(start_postgres: StartPostgres, tmp_path: Path) -> tuple[str, s
     """The addresses of a primary and of a standby that follows it."""
     primary = start_postgres(tmp_path / "primary")
     await migrate(primary.dsn(), lanes=2)
-    await asyncio.to_thread(base_backup, primary, tmp_path / "standby" / "postgres" / "data")
+    await asyncio.to_thread(
+        base_backup, primary, tmp_path / "standby" / "postgres" / "data", "--write-recovery-conf"
+    )
     return primary.dsn(), start_postgres(tmp_path / "standby").dsn()
 
 

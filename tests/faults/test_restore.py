@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -15,12 +14,11 @@ from typing import Any
 import asyncpg
 from redis.asyncio import Redis
 
-from services.dev import servers
 from services.dev.servers import EmbeddedPostgres
 from services.eventlog.migrate import migrate
 from services.ops.exits import Exit
 from services.pokes import PROJECT_QUEUE, queue_key
-from tests.faults.test_failover import folder
+from tests.faults.test_failover import base_backup
 from tests.logcheck import violations
 from tests.processes import Answer, Client, S, Threadlog, threadlog, until
 
@@ -34,22 +32,6 @@ async def connected(server: EmbeddedPostgres) -> AsyncIterator[asyncpg.Connectio
         yield connection
     finally:
         await connection.close()
-
-
-def base_backup(primary: EmbeddedPostgres, data: Path) -> None:
-    """A copy of a running server."""
-    data.parent.mkdir(mode=0o700, parents=True)
-    command = [
-        str(servers._postgres_bin() / "pg_basebackup"),
-        "--pgdata",
-        str(data),
-        "--host",
-        folder(primary),
-    ]
-    done = subprocess.run(
-        [*command, "--username=postgres", "--checkpoint=fast", "--no-sync"], capture_output=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
 
 
 async def everything_archived(primary: EmbeddedPostgres) -> None:

@@ -36,6 +36,8 @@ from tests.writer import MASTER_KEY, Writer, stream_of, writer
 FIRST = "0008"
 """The first migration that the last release does not have."""
 NEW = [name for name in migrate.known() if name >= FIRST]
+NAMED = "alter table comments add column approved boolean not null default false"
+"""What this release's appender names and the last one's does not: clients here write with this one's."""
 HARMLESS = {
     "AccessShareLock",
     "RowShareLock",
@@ -130,6 +132,9 @@ async def test_the_schema_is_brought_up_while_clients_write_and_read(
     refused = await threadlog("lag")
     assert (refused.exit_code, "run `threadlog migrate`" in refused.stderr) == (Exit.FAILED, True)
 
+    connection = await asyncpg.connect(old_url)
+    await connection.execute(NAMED)
+    await connection.close()
     async with writer(old_url) as writing, Redis.from_url(redis_url) as redis:
         projector = Projector(EventLog(writing.pool), writing.keyring, Views(redis))
         load = Load(writing, projector, await tables(writing.pool))

@@ -37,6 +37,7 @@ class Write:
     event: str
     by: str
     if_match: str | None = None
+    roles: tuple[str, ...] = ()
 
     def about(self, comment: str) -> str:
         return self.path.format(comment=comment)
@@ -48,6 +49,7 @@ class Write:
             self.about(comment),
             self.body if body is None else body,
             sub=self.by,
+            roles=self.roles,
             headers=headers,
         )
 
@@ -78,6 +80,16 @@ WRITES = {
         202,
         "CommentReported",
         "bob",
+    ),
+    "decide": Write(
+        "POST",
+        f"{THREAD}/comments/{{comment}}/decisions",
+        {"action": "hide", "reason": "rude"},
+        {"action": "hide", "reason": "very rude"},
+        200,
+        "CommentHidden",
+        "mia",
+        roles=("moderator",),
     ),
 }
 

@@ -83,7 +83,8 @@ async def lived(client: Client) -> dict[str, Any]:
     assert vote.status == 200
     for at in (T, OTHER):
         await client.get(f"{at}/comments")
-        await Notifier(client.running.resources.pool).notify(stream_of(at))
+        parts = client.running.resources
+        await Notifier(parts.pool, parts.keyring).notify(stream_of(at))
     return {"first": first, "reply": reply, "bobs": bobs, "away": away, "gone": gone, "removed": removed}
 
 

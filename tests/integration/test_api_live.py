@@ -185,6 +185,35 @@ async def test_a_hidden_text_reaches_its_author_and_moderators_alone(scene: Scen
     assert (hidden.type, hidden.body) == ("CommentHidden", "a text")
 
 
+async def test_what_is_hidden_and_comes_back_reaches_each_as_they_may_see_it(scene: Scene) -> None:
+    posted = await scene.post("a text", sub="ann")
+    mia: Any = {"sub": "mia", "roles": ("moderator",)}
+    async with (
+        scene.listen() as everyone,
+        scene.listen(headers=scene.bearer("bob")) as other,
+        scene.listen(headers=scene.bearer("ann")) as author,
+        scene.listen(headers=scene.bearer("mia", "moderator")) as moderator,
+    ):
+        for version, (action, type_, public) in enumerate(
+            [
+                ("hide", "CommentHidden", None),
+                ("restore", "CommentRestored", "a text"),
+                ("hide", "CommentHidden", None),
+                ("approve", "CommentApproved", "a text"),
+            ],
+            start=2,
+        ):
+            body = {"action": action, "reason": "for good reason"}
+            decided = await scene.send("POST", f"/comments/{posted['id']}/decisions", body, **mia)
+            assert decided.json["version"] == version
+            told = [await stream.event() for stream in (everyone, other, author, moderator)]
+            assert {(event.id, event.type) for event in told} == {(version, type_)}
+            assert [event.body for event in told] == [public, public, "a text", "a text"]
+            counted = {"comments": 0 if public is None else 1, "version": version}
+            assert [event.data["thread"] for event in told] == [counted] * 4
+            assert all("for good reason" not in str(event.data) for event in told)
+
+
 async def test_a_report_is_told_to_nobody_and_a_heartbeat_carries_its_version(scene: Scene) -> None:
     posted = await scene.post("a text")
     async with scene.listen() as stream:

@@ -119,8 +119,8 @@ async def test_all_that_is_stored_of_me_is_had_as_lines(client: Client) -> None:
     assert (report["comment_id"], report["reason"], report["detail"]) == (life["bobs"]["id"], "spam", DETAIL)
     (vote,) = [one for one in lines if one["kind"] == "vote"]
     assert (vote["comment_id"], vote["value"]) == (life["bobs"]["id"], 1)
-    (told,) = [one for one in lines if one["kind"] == "notification"]
-    assert told["comment_id"] == life["bobs"]["id"]
+    told = {one["reason"]: one["comment_id"] for one in lines if one["kind"] == "notification"}
+    assert told == {"reply": life["bobs"]["id"], "moderation": life["removed"]["id"]}
     head = await send_as_ann(client, "HEAD", f"{S}/me")
     assert (head.status, head.raw) == (200, b"")
     assert (await client.get(f"{S}/me")).code == "unauthenticated"
@@ -172,7 +172,7 @@ async def test_another_sites_person_of_the_same_name_is_left_alone(client: Clien
 async def test_an_inbox_is_emptied_and_others_rows_show_nobody(client: Client) -> None:
     life = await lived(client)
     told = (await send_as_ann(client, "GET", f"{S}/me/notifications")).json["items"]
-    assert [one["comment"]["id"] for one in told] == [life["bobs"]["id"]]
+    assert [one["comment"]["id"] for one in told] == [life["removed"]["id"], life["bobs"]["id"]]
     before = (await client.get(f"{S}/me/notifications", sub="bob")).json["items"]
     assert "xenopus" in before[0]["comment"]["body"]
     await send_as_ann(client, "DELETE", f"{S}/me")

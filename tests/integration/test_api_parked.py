@@ -238,6 +238,13 @@ async def test_what_is_written_to_a_parked_thread_is_answered_as_written(
             assert (edited.json["path"], edited.json["depth"]) == (comment["path"], comment["depth"])
             assert edited.json["edited_by"] == "author"
         assert edits[0].json["permalink"] == comment["permalink"]
+    decisions = [
+        await client.send("POST", f"{T}/comments/{root['id']}/decisions", body, sub="mod", roles=MOD)
+        for body in ({"action": "hide", "reason": "rude"}, {"action": "approve"})
+    ]
+    for decided, state in zip(decisions, ("hidden", "visible"), strict=True):
+        CommentShape.model_validate(decided.json)
+        assert (decided.status, decided.json["state"], decided.json["body"]) == (200, state, "*new*")
     described = [
         await client.send("PATCH", T, {"title": "B", "state": "closed"}, sub="mod", roles=MOD, headers=key)
         for _ in range(2)

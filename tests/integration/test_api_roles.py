@@ -31,9 +31,12 @@ PATCH   C                     401   403  403 403   200   403  200  200  403   40
 DELETE  C                     401   403  403 204   204   403  204  204  403   403    204     204    204
 GET     C/revisions           401   403  200 200   200   403  200  200  403   403    200     200    200
 POST    C/reports             401   202  403 403   403   202  202  202  202   202    202     202    403
+POST    C/decisions           401   403  403 403   403   403  200  200  403   403    200     200    403
 PUT     C/vote                401   403  403 403   403   200  200  200  200   200    200     200    403
 GET     T                     200   200  200 200   200   200  200  200  200   200    200     200    200
 GET     T/mine                401   200  200 200   200   200  200  200  200   200    200     200    200
+PUT     T/subscription        401   403  403 403   200   200  200  200  200   200    200     200    200
+DELETE  T/subscription        401   403  403 403   204   204  204  204  204   204    204     204    204
 GET     T/feed.atom           200   200  200 200   200   200  200  200  200   200    200     200    200
 GET     S/feed.atom           200   200  200 200   200   200  200  200  200   200    200     200    200
 GET     S/comments            200   200  200 200   200   200  200  200  200   200    200     200    200
@@ -47,8 +50,15 @@ GET     S/settings            401   403  403 403   403   403  403  200  403   40
 PATCH   S/settings            401   403  403 403   403   403  403  200  403   403    403     200    403
 GET     S/me/notifications    401   200  200 200   200   200  200  200  200   200    200     200    200
 POST    S/me/notifications/read 401 204  403 204   204   204  204  204  204   204    204     204    204
+GET     S/me/notifications/live 401 200  200 200   200   200  200  200  200   200    200     200    200
+GET     S/me/preferences      401   200  200 200   200   200  200  200  200   200    200     200    200
+PATCH   S/me/preferences      401   200  403 200   200   200  200  200  200   200    200     200    200
 GET     S/me                  401   200  200 200   200   200  200  200  200   200    200     200    200
 DELETE  S/me                  401   202  202 202   202   202  202  202  202   202    202     202    202
+GET     S/confirm             410   410  410 410   410   410  410  410  410   410    410     410    410
+POST    S/confirm             410   410  410 410   410   410  410  410  410   410    410     410    410
+GET     S/unsubscribe         410   410  410 410   410   410  410  410  410   410    410     410    410
+POST    S/unsubscribe         410   410  410 410   410   410  410  410  410   410    410     410    410
 GET     /v1/events            401   401  401 401   401   401  401  401  403   200    403     403    200
 GET     /healthz              200   200  200 200   200   200  200  200  200   200    200     200    200
 GET     /readyz               200   200  200 200   200   200  200  200  200   200    200     200    200
@@ -63,12 +73,16 @@ REQUESTS: Final[Mapping[tuple[str, str], dict[str, Any]]] = {
     ("PATCH", "C"): {"body": {"body": "another word"}, "headers": {"If-Match": '"1"'}},
     ("POST", "S/counts"): {"body": {"threads": ["story", "none"]}},
     ("POST", "C/reports"): {"body": {"reason": "spam"}},
+    ("POST", "C/decisions"): {"body": {"action": "hide", "reason": "rude"}},
     ("PUT", "C/vote"): {"body": {"value": 1}},
     ("PATCH", "T"): {"body": {"title": "A title"}},
     ("PATCH", "S/settings"): {"body": {"report_threshold": 6}},
     ("POST", "S/me/notifications/read"): {"body": {"ids": []}},
+    ("PUT", "T/subscription"): {"body": {"level": "all"}},
+    ("PATCH", "S/me/preferences"): {"body": {"mail": "daily"}},
     # Asked for a stream, it would not come to an end.
     ("GET", "T/live"): {"headers": {"Accept": "application/json"}},
+    ("GET", "S/me/notifications/live"): {"headers": {"Accept": "application/json"}},
 }
 
 

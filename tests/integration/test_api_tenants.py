@@ -123,6 +123,7 @@ async def tenants(database_url: str, redis_url: str, broker_url: str) -> AsyncIt
 
 
 Attempt = tuple[str, str, Callable[[Tenant], str], Any, dict[str, str], tuple[int, str]]
+HIDE = {"action": "hide", "reason": "rude"}
 NO_COMMENT, NO_PARENT = (404, "comment-not-found"), (404, "parent-not-found")
 NO_CURSOR, NO_TOKEN = (400, "cursor-invalid"), (401, "token-invalid")
 ROOT = f"{STORY}/comments"
@@ -132,6 +133,7 @@ BY_ID: Final[list[Attempt]] = [
     ("read its revisions", "GET", lambda t: f"{ROOT}/{t.comment}/revisions", None, {}, NO_COMMENT),
     ("edit", "PATCH", lambda t: f"{ROOT}/{t.comment}", {"body": "x"}, {"If-Match": '"3"'}, NO_COMMENT),
     ("remove", "DELETE", lambda t: f"{ROOT}/{t.comment}", None, {}, NO_COMMENT),
+    ("decide", "POST", lambda t: f"{ROOT}/{t.comment}/decisions", HIDE, {}, NO_COMMENT),
     ("report", "POST", lambda t: f"{ROOT}/{t.comment}/reports", {"reason": "spam"}, {}, NO_COMMENT),
     ("vote", "PUT", lambda t: f"{ROOT}/{t.comment}/vote", {"value": 1}, {}, NO_COMMENT),
     ("page below", "GET", lambda t: f"{ROOT}?parent={t.comment}", None, {}, NO_PARENT),

@@ -17,7 +17,7 @@ import orjson
 import pytest
 
 from services.core.addresses import lane_of
-from services.core.commands import Command
+from services.core.commands import Action, Command
 from services.errors import (
     AlreadyReported,
     CommentNotFound,
@@ -406,6 +406,19 @@ async def test_a_setting_of_a_newer_release_is_passed_over_and_kept(
     assert orjson.loads(await pool.fetchval(stored)) == {"report_threshold": 1, "newer": True}
 
 
+async def test_what_is_posted_and_approved_in_one_batch_is_kept_as_approved(
+    start: Start, writer: Writer, pool: asyncpg.Pool[Any], database_url: str
+) -> None:
+    appender = await start()
+    comment, other = await writer.post(), await writer.post()
+    commands = [comment, other, writer.moderate(comment.event_id, "approve")]
+    found = await answers(appender, commands)
+    assert [type(each) for each in found] == [Appended] * 3
+    kept = await pool.fetch("select comment_id from comments where approved")
+    assert [row["comment_id"] for row in kept] == [comment.event_id]
+    assert await violations(database_url) == []
+
+
 # --- a random mix ----------------------------------------------------------------------------------------
 
 
@@ -422,7 +435,7 @@ async def test_any_mix_on_two_appenders_leaves_a_whole_log(
         to = chance.choice(writers)
         by, comment = chance.choice("abcdef"), chance.choice(comments[to])
         key = once(f"k{chance.randrange(30)}", by=by) if chance.random() < 0.2 else None
-        match chance.randrange(12):
+        match chance.randrange(14):
             case 0 | 1 | 2:
                 command = await to.post(by=by, idempotency=key, describe=described())
                 comments[to].append(command.event_id)
@@ -438,6 +451,9 @@ async def test_any_mix_on_two_appenders_leaves_a_whole_log(
                 return to.delete(comment, by=by, moderator=chance.random() < 0.3, idempotency=key)
             case 9 | 10:
                 return await to.report(comment, by=by, detail="why")
+            case 11 | 12:
+                action: Action = chance.choice(("approve", "approve", "hide", "restore", "remove"))
+                return to.moderate(comment, action, idempotency=key)
             case _:
                 if chance.random() < 0.3:
                     return change_settings({"report_threshold": chance.randint(1, 4)})
@@ -457,4 +473,4 @@ async def test_any_mix_on_two_appenders_leaves_a_whole_log(
     async with pool.acquire() as connection:
         events = await read_log(connection)  # type: ignore[arg-type]
     assert {event.event_id for event in events} == set(acknowledged)
-    assert len({event.type for event in events}) >= 9
+    assert len({event.type for event in events}) >= 11

@@ -105,6 +105,32 @@ async def measured(registry: CollectorRegistry, name: str, **labels: str) -> flo
     return value
 
 
+async def compared(world: World) -> None:
+    """Wait until the views are said to be of this log."""
+    await until(world.views.recency.told, "the views were compared with the log")
+
+
+async def test_no_alarm_is_raised_of_views_that_are_of_this_log(
+    world: World, poker: Poker, caplog: pytest.LogCaptureFixture
+) -> None:
+    await behind(world, "behind")  # in a Redis of which nobody has said yet what log its views are of
+    async with tending(world, poker):
+        await compared(world)
+        await poked(world, "behind")
+    assert [one.message for one in caplog.records if "another log" in one.message] == []
+
+
+async def test_views_of_another_log_are_told_of(
+    world: World, poker: Poker, caplog: pytest.LogCaptureFixture
+) -> None:
+    await behind(world, "behind", "other")
+    await world.redis.hset(keys.head(stream_of("other")), "hash", b"another event's".ljust(32))
+    async with tending(world, poker):
+        await compared(world)
+    told = [one.message for one in caplog.records if "another log" in one.message]
+    assert told == ["of another log: 1 views are dropped, 1 are behind"]
+
+
 @pytest.mark.parametrize("damage", ["no head", "no JSON"])
 async def test_a_damaged_view_does_not_end_the_sweep(world: World, poker: Poker, damage: str) -> None:
     await behind(world, "damaged", "whole")

@@ -261,7 +261,7 @@ def test_lag_tells_of_lanes_queues_and_dead_letters(invoke: Invoke, thread: str,
     (lane,) = seen["lanes"]
     assert (lane["head"], lane["behind"], lane["notified"]) == (5, 1, 0)
     assert lane["seconds"] > 0
-    assert seen["queues"].keys() == {"project", "notify"}
+    assert seen["queues"].keys() == {"project", "notify", "fan_out", "replay"}
     execute(
         database_url,
         "insert into dead_letters (projection, stream_id, version, event_id, reason, build) "

@@ -71,7 +71,7 @@ async def unheard(world: World, key: str = "t") -> int:
     version = await world.log.put(key, "ReplyPosted", {"parent_id": "no id", "parent": 1, "depth": 1})
     await world.log.post(key, "bob", root.event_id)
     with pytest.raises(PoisonEvent) as caught:
-        await Notifier(world.log.pool).notify(stream_of(key))
+        await Notifier(world.log.pool, world.log.keyring).notify(stream_of(key))
     await world.letters.bury(Projection.NOTIFICATIONS, caught.value)
     return version
 
@@ -277,7 +277,7 @@ async def test_a_letter_that_has_moved_is_not_discarded(world: World) -> None:
     version = await unheard(world)
     (letter,) = await world.letters.page()
     await world.heal("t", version)
-    await Notifier(world.log.pool).notify(stream_of("t"))  # a release that could read it was quicker
+    await Notifier(world.log.pool, world.log.keyring).notify(stream_of("t"))  # a release that could read it was quicker
     with pytest.raises(LetterMoved):
         await world.letters.discard(letter, "too late")
     assert await world.letters.discarded() == []

@@ -87,6 +87,9 @@ async def test_the_whole_log_is_read_page_by_page_as_recorded(client: Client) ->
     of_thread = await client.get(f"{S}/threads/0/events?limit=1", sub="mia", roles=("moderator",))
     (one,) = of_thread.json["items"]
     assert one in seen
+    named = {(event["lane"], event["position"]) for event in seen}
+    assert len(named) == len(seen), "lane and position name one event"
+    assert {lane for lane, _ in named} == {0, 1}
     assert "opened" not in one
     assert await reader.read() == seen
     await client.post("one more")

@@ -79,8 +79,9 @@ def unpacked(file: Path) -> bytes:
 
 
 def unplaced(file: Path) -> list[dict[str, Any]]:
-    """The lines of an export, positions aside."""
-    return [{name: value for name, value in line.items() if name != "position"} for line in lines(file)]
+    """The lines of an export, their places in the lanes aside."""
+    places = {"position", "lane"}
+    return [{name: value for name, value in line.items() if name not in places} for line in lines(file)]
 
 
 def texts(installation: Installation, thread: str = THREAD) -> list[str | None]:

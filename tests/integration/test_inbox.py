@@ -25,7 +25,7 @@ async def pool(database_url: str) -> AsyncIterator[Pool]:
         root = await log.post("t", "ann")
         for _ in range(5):
             await log.post("t", "bob", root.event_id)
-        await Notifier(log.pool).notify(stream_of("t"))
+        await Notifier(log.pool, log.keyring).notify(stream_of("t"))
         yield log.pool
 
 

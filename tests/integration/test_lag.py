@@ -44,7 +44,7 @@ async def test_views_and_inboxes_are_told_apart_by_position_and_age(world: World
     assert (lane.head, lane.projected, lane.notified, lane.behind, lane.seconds) == (4, 4, 4, 0, 0.0)
     for key in ("b", "a", "new"):
         await world.log.post(key, "bob")
-    await Notifier(world.log.pool).notify(stream_of("b"))
+    await Notifier(world.log.pool, world.log.keyring).notify(stream_of("b"))
     (lane,) = (await measured(world)).lanes
     # What has no view lacks none: the next reader builds it.
     assert (lane.head, lane.projected, lane.notified, lane.behind) == (7, 4, 5, 3)
@@ -61,7 +61,7 @@ async def test_the_metrics_of_the_workers_say_the_same(world: World, database_ur
         await world.catch_up("a", "b")
         await swept.round()
         await world.log.post("b", "bob")
-        await Notifier(world.log.pool).notify(stream_of("b"))
+        await Notifier(world.log.pool, world.log.keyring).notify(stream_of("b"))
         await world.log.post("a", "bob")
         found = await swept.round()
     finally:

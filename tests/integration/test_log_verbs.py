@@ -91,7 +91,9 @@ def test_without_the_master_key_nothing_is_opened(here: Installation, thread: st
 
 def test_show_begins_and_ends_where_it_is_told_to(here: Installation, thread: str) -> None:
     shown = here.run("log", "show", SITE, thread, "--after", "2", "--limit", "2", "--json").stdout
-    assert [json.loads(line)["version"] for line in shown.splitlines()] == [3, 4]
+    told = [json.loads(line) for line in shown.splitlines()]
+    assert [event["version"] for event in told] == [3, 4]
+    assert {event["lane"] for event in told} == {0}
 
 
 def test_tail_names_the_threads(here: Installation, thread: str) -> None:

@@ -14,7 +14,7 @@ from dramatiq import MessageProxy
 
 from services.dev.servers import EmbeddedRedis
 from services.pokes import (
-    ACTORS,
+    MOVED,
     NOTIFY_ACTOR,
     NOTIFY_QUEUE,
     PROJECT_ACTOR,
@@ -51,7 +51,7 @@ async def sent(poker: Poker, count: int) -> None:
 async def test_a_poke_is_one_message_to_each_actor(poker: Poker, broker_url: str) -> None:
     poker.poke([UUID(int=1), UUID(int=2)])
     await sent(poker, 2)
-    assert [waiting(broker_url, QUEUES[actor]) for actor in ACTORS] == [1, 1]
+    assert [waiting(broker_url, QUEUES[actor]) for actor in MOVED] == [1, 1]
 
 
 async def test_a_poke_may_be_for_one_actor(poker: Poker, broker_url: str) -> None:

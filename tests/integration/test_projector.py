@@ -139,6 +139,33 @@ async def test_what_came_with_a_poison_event_but_before_it_is_shown(world: World
     assert (head.version, head.stale) == (4, True)
 
 
+@pytest.mark.parametrize(
+    ("type_", "wrong"),
+    [
+        *(("ReplyPosted", {"parent": parent}) for parent in ([1], "1", 1.5, 2, 77, -1)),
+        ("CommentDeleted", {"comment_id": 5, "posted": 1}),
+        ("CommentDeleted", {"comment_id": [], "posted": "1"}),
+    ],
+)
+@pytest.mark.parametrize("cold", [False, True])
+async def test_what_no_fold_can_place_parks_its_thread(
+    world: World, type_: str, wrong: dict[str, object], cold: bool
+) -> None:
+    root = await world.log.post("t", "ann")
+    if not cold:
+        await world.following.project([stream_of("t")], Looked.now())
+    reply = {"parent_id": str(root.event_id), "depth": 1, "text_mac": "x"}
+    version = await world.log.put("t", type_, reply | wrong)
+    await world.log.post("t", "bob")
+
+    assert await world.following.project([stream_of("t")], Looked.now()) == 0
+
+    (letter,) = await world.letters.page()
+    assert (letter.version, letter.projection) == (version, Projection.VIEW)
+    head = await world.head("t")
+    assert (head.version, head.stale) == (1, True)
+
+
 class Interrupted(Projector):
     """The first advance waits until it is told, and then meets an outage."""
 

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from random import Random
+from typing import Any
 from uuid import uuid4
 
+import asyncpg
 import orjson
 import pytest
 
 from services.core.addresses import lane_of, site_stream_id
+from services.eventlog import kept
 from services.eventlog.checkpoints import DeadLetters, Projection
 from services.eventlog.locks import LockClass
 from services.eventlog.log import NIL
+from services.eventlog.queries import QUERIES
 from services.eventlog.replays import Replays, Selected, State, Step, spans_of
 from services.projection import replay, replaying
+from services.projection.replay import Replayer
 from services.readmodel import keys
 from services.wiring import Resources, resources
 from services.workers.notifier import Notifier
@@ -113,7 +119,7 @@ async def test_a_notifiers_checkpoint_that_is_lost_is_where_the_sweeper_saw_it(
     parts: Resources, writer: Writer
 ) -> None:
     [stream_id] = await fill(writer, 1)
-    await Notifier(parts.pool).notify(stream_id)
+    await Notifier(parts.pool, parts.keyring).notify(stream_id)
     lane = lane_of(stream_id, parts.lanes)
     told = await parts.pool.fetch("select * from notifications order by notification_id")
     await parts.pool.execute(
@@ -180,13 +186,45 @@ async def test_a_thread_that_cannot_be_folded_is_parked_and_the_others_are_rebui
 # --- beside readers and writers ----------------------------------------------------------------------------
 
 
+@asynccontextmanager
+async def listened(parts: Resources, asked: list[str]) -> AsyncIterator[asyncpg.Pool[Any]]:
+    """Connections to the same database, whose statements are noted."""
+
+    async def listen(connection: Any) -> None:
+        connection.add_query_logger(lambda record: asked.append(record.query))
+
+    async with asyncpg.create_pool(parts.settings.database_url, min_size=1, max_size=2, init=listen) as pool:
+        yield pool
+
+
 async def test_a_lane_is_held_for_few_rows_at_a_time(parts: Resources, writer: Writer) -> None:
     root = await writer.post("long", "ann")
     await asyncio.gather(*(writer.post("long", "bob", root.event_id) for _ in range(3 * replay.SLICE + 10)))
     await parts.pool.execute("update comments set up = 5")
-    done = await replayed(parts)
-    assert done.repaired == 3 * replay.SLICE + 11
-    assert (parts.replayer.holds, parts.replayer.longest) == (4, replay.SLICE)
+    asked: list[str] = []
+    async with listened(parts, asked) as pool:
+        replayer = Replayer(pool, parts.projector, DeadLetters(parts.pool, "a build"), parts.lanes)
+        done = await replayer.replay(stream_of("long"))
+    assert done.rows == 3 * replay.SLICE + 11
+    assert asked.count(QUERIES["lock_lane"]) == 4
+    assert await differences(parts) == []
+
+
+async def test_no_snapshot_stays_open_for_all_the_rows_of_a_thread(
+    parts: Resources, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept, "COMPARED", 5)
+    for _ in range(30):
+        await writer.post("long", "ann")
+    await parts.pool.execute("update comments set depth = 3")
+    asked: list[str] = []
+    async with listened(parts, asked) as reads:
+        letters = DeadLetters(parts.pool, "a build")
+        replayer = Replayer(parts.pool, parts.projector, letters, parts.lanes, reads=reads)
+        done = await replayer.replay(stream_of("long"))
+    assert done.rows == 30
+    snapshots = "\n".join(asked).lower().split("begin isolation level repeatable read")[1:]
+    assert [one.count(QUERIES["comments_kept"].lower()) for one in snapshots] == [1] * 6
     assert await differences(parts) == []
 
 

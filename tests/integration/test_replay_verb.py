@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 from collections.abc import AsyncIterator
 from random import Random
 from typing import Any
@@ -13,6 +15,7 @@ from aiohttp import ClientTimeout
 from typer.testing import CliRunner
 
 from services.ops.cli import app
+from services.ops.commands.replay import more_processes
 from services.ops.exits import Exit
 from services.wiring import Resources
 from services.workers.run import environment
@@ -120,7 +123,7 @@ async def test_status_pause_cancel_and_resume_tell_what_they_did(running: Thread
     assert (status["state"], status["workers"], status["max_rate"]) == ("running", True, 1000)
     assert (status["threads"], status["of_threads"], status["of_events"]) == (0, 3, 15)
     assert (await invoked(running, "status", number))[1].endswith(
-        "\nno worker is at it: they are busy, or none runs\n"
+        "\nno worker is at it: they are busy, or none runs (threadlog worker)\n"
     )
     assert (await invoked(running, "pause", number))[1] == f"replay {number} is paused\n"
     ended, _, err = await invoked(running, "pause", number)
@@ -137,6 +140,29 @@ async def test_status_pause_cancel_and_resume_tell_what_they_did(running: Thread
     assert listed["state"] == "cancelled"
     out = (await invoked(running, "status"))[1]
     assert "cancelled" in out
+
+
+async def test_who_watches_a_replay_that_nobody_works_on_is_told_and_may_leave(running: Threadlog) -> None:
+    async with writing(running.parts) as writer:
+        await fill(writer, 1)
+    number = str(parsed(await invoked(running, "--all", "--workers", "--json"))["replay"])
+    watching = running.start("replay", "status", number, "--watch")
+
+    async def said() -> str:
+        return watching.said
+
+    await until(said, "it says what is missing", lambda text: "threadlog worker" in text, within=90)
+    assert watching.alive
+    watching.popen.send_signal(signal.SIGINT)
+    assert await asyncio.to_thread(watching.popen.wait, 60) != 0
+    assert "Traceback" not in watching.said
+
+
+async def test_a_process_that_does_not_end_holds_up_no_replay() -> None:
+    with more_processes(1, 1, grace=0.1) as [frozen]:
+        frozen.send_signal(signal.SIGSTOP)
+        os.waitpid(frozen.pid, os.WUNTRACED)  # until it stands still
+    assert frozen.returncode == -signal.SIGKILL
 
 
 async def test_the_workers_do_a_replay_and_status_watches_it(running: Threadlog) -> None:

@@ -23,8 +23,9 @@ from typer.testing import CliRunner
 
 from services.errors import ConfigurationError, Unavailable
 from services.eventlog.appenders import Appenders
+from services.eventlog.endpoints import Endpoints
 from services.eventlog.keys import Keyring, MasterKey
-from services.eventlog.rotation import PAGE, Rotation, settle
+from services.eventlog.rotation import CARRIED, PAGE, Rotation, settle
 from services.eventlog.sites import Sites
 from services.ops.cli import app
 from services.ops.exits import Exit
@@ -55,6 +56,7 @@ async def stored(pool: asyncpg.Pool[Any] | asyncpg.Connection[Any]) -> dict[byte
         *await pool.fetch("select key_id as bound, wrapped from author_keys where wrapped is not null"),
         *await pool.fetch("select secret_id as bound, wrapped from site_secrets"),
         *await pool.fetch("select purpose as bound, wrapped from derived_secrets"),
+        *await pool.fetch("select endpoint_id as bound, wrapped from webhook_endpoints"),
     ]
     return {
         row["bound"].bytes if isinstance(row["bound"], UUID) else row["bound"].encode(): row["wrapped"]
@@ -87,11 +89,39 @@ async def test_everything_is_wrapped_by_the_new_key_and_the_old_one_opens_nothin
     await Sites(pool, MasterKey(OLD)).add(SITE, SECRET)
     secrets = await authors(pool, PAGE + 10)
     done = await rotation(pool).run()
-    assert (done.author_keys, done.site_secrets, done.derived_secrets, done.already) == (PAGE + 10, 1, 3, 0)
+    assert (done.author_keys, done.site_secrets, done.derived_secrets, done.already) == (
+        PAGE + 10,
+        1,
+        len(CARRIED) + 1,
+        0,
+    )
     assert await opened_by(OLD, pool) == 0
-    assert await opened_by(NEW, pool) == PAGE + 14
+    assert await opened_by(NEW, pool) == PAGE + 11 + len(CARRIED) + 1
     ring = Keyring(pool, MasterKey(NEW))
     assert (await ring.for_author(SITE, "author-7")).secret == secrets["author-7"]
+
+
+async def test_the_secrets_of_endpoints_sign_as_before(pool: asyncpg.Pool[Any]) -> None:
+    await Sites(pool, MasterKey(OLD)).add(SITE, SECRET)
+    endpoints = Endpoints(pool, MasterKey(OLD))
+    one = (await endpoints.add(SITE, "https://a.example/")).id
+    other = (await endpoints.add(SITE, "https://b.example/")).id
+    await endpoints.rotate_secret(SITE, one)
+
+    async def secrets(key: MasterKey) -> list[tuple[bytes, ...]]:
+        targets = [await Endpoints(pool, key).target(id_, one) for id_ in (one, other)]
+        return [target.secrets for target in targets if target is not None]
+
+    before = await secrets(MasterKey(OLD))
+    assert [len(some) for some in before] == [2, 1]
+    assert await rotation(pool).total() == 4
+    done = await rotation(pool).run()
+    assert (done.endpoint_secrets, done.site_secrets) == (3, 1)
+    assert await secrets(MasterKey(NEW)) == before
+    done = await rotation(pool).run()
+    assert (done.endpoint_secrets, done.already) == (0, 4)
+    made = await Endpoints(pool, MasterKey(NEW, OLD)).add(SITE, "https://c.example/")
+    assert await Endpoints(pool, MasterKey(NEW)).target(made.id, one) is not None
 
 
 async def test_a_second_run_changes_nothing(pool: asyncpg.Pool[Any]) -> None:
@@ -148,7 +178,7 @@ async def test_a_key_that_is_destroyed_while_it_is_wrapped_again_stays_destroyed
     await run
     assert await pool.fetchval("select wrapped from author_keys where author_id = 'author-1'") is None
     assert await opened_by(OLD, pool) == 0
-    assert await opened_by(NEW, pool) == 5
+    assert await opened_by(NEW, pool) == 2 + len(CARRIED) + 1
 
 
 async def test_a_key_that_is_being_stored_as_the_database_turns_is_not_left_under_the_old_one(
@@ -185,7 +215,7 @@ async def test_what_stands_with_clients_outlives_the_key_that_it_was_derived_fro
     pool: asyncpg.Pool[Any], first: MasterKey
 ) -> None:
     await settle(pool, first)
-    purposes = ("idempotency", "cursor", f"import authors of {SITE}")
+    purposes = ("idempotency", "cursor", "mail links", f"import authors of {SITE}")
     before = [first.derived(purpose) for purpose in purposes]
     await rotation(pool).run()
     third = b64encode(bytes(range(64, 96))).decode()

@@ -51,7 +51,7 @@ async def test_a_thread_without_a_view_lacks_only_its_notifications(
     await world.log.post("t", "ann")
     swept = Swept(world, connection)
     assert await swept.rounds() == [(Projection.NOTIFICATIONS, stream_of("t"))]
-    await Notifier(world.log.pool).notify(stream_of("t"))
+    await Notifier(world.log.pool, world.log.keyring).notify(stream_of("t"))
     assert await swept.rounds(2) == []
     assert await stored(world) == 1
 
@@ -159,7 +159,7 @@ async def test_a_dead_letter_whose_view_is_not_marked_holds_nobody_back(
     await world.log.post("t", "ann")
     await world.catch_up("t")
     await world.log.post("t", "bob")
-    await Notifier(world.log.pool).notify(stream_of("t"))
+    await Notifier(world.log.pool, world.log.keyring).notify(stream_of("t"))
     await world.letters.bury(Projection.VIEW, PoisonEvent(stream_of("t"), 2, new_id(), "left over"))
     swept = Swept(world, connection)
     assert await swept.rounds() == [(Projection.VIEW, stream_of("t"))]
@@ -176,7 +176,7 @@ async def test_heads_that_cannot_be_read_stop_nobody_elses_sweep(
     await world.catch_up(*threads)
     for key in threads:
         await world.log.post(key, "bob")
-        await Notifier(world.log.pool).notify(stream_of(key))
+        await Notifier(world.log.pool, world.log.keyring).notify(stream_of(key))
     for key in "bc":
         await world.redis.delete(keys.head(stream_of(key)))
         await world.redis.set(keys.head(stream_of(key)), "not a hash")

@@ -46,6 +46,14 @@ NOT_DERIVED_TABLES = {
     "replays": "what operators asked for",
     "replay_ranges": "how far that is",
     "replay_failures": "what became of it",
+    "subscriptions": "what people follow: the truth about it is in this table",
+    "preferences": "what people want: the truth about it is in this table",
+    "contacts": "where people's mail goes: the truth about it is in this table",
+    "untold": "what nobody was to see when the notifier came by, which no event says",
+    "fanouts": "who is still to be told: history of what was sent",
+    "deliveries": "what was sent, and what is to be",
+    "webhook_endpoints": "what sites want to be told of: the truth about it is in this table",
+    "site_templates": "a site's own words",
 }
 
 NOT_DERIVED_COLUMNS = {
@@ -54,6 +62,8 @@ NOT_DERIVED_COLUMNS = {
     ("sweeper_checkpoints", "swept_at"): "the time of a look",
     ("notifications", "notification_id"): "drawn when it was told",
     ("notifications", "read_at"): "its reader's",
+    ("notifications", "told_in"): "the transaction that told it",
+    ("notifications", "mailed_in"): "the mail that it went out with",
     ("dead_letters", "projection"): "who stood before the event, which no event says",
     ("dead_letters", "reason"): "what the release said of it",
     ("dead_letters", "build"): "the release",
@@ -83,6 +93,8 @@ STRAYS = {
     "reports": "reporter_id",
     "votes": "voter_id",
     "notifier_checkpoints": "stream_id",
+    "participants": "stream_id",
+    "mentioned": "comment_id",
     "notifications": "recipient_id",
     "lanes": "lane",
     "sweeper_checkpoints": "lane",
@@ -122,6 +134,7 @@ OTHER = {
     "set_byte({0}, octet_length({0}) / 2, 255 - get_byte({0}, octet_length({0}) / 2)) end",
     "timestamp with time zone": "coalesce({}, now()) + interval '1 second'",
     "jsonb": "'{{\"guests\": true}}'",
+    "ARRAY": "array_append({}, 'x')",
     **dict.fromkeys(("smallint", "integer", "bigint", "double precision"), "coalesce({}, 0) + 1"),
 }
 """Another value than the one that is there, by type."""
@@ -171,7 +184,7 @@ class Scene:
         root = (await client.post("the root", sub="bob", at=T))["id"]
         described = await client.send("PATCH", T, {"title": "A talk"}, sub="mod", roles=("moderator",))
         assert described.status == 200
-        reply = (await client.post("a reply", to=root, sub="cem", at=T))["id"]
+        reply = (await client.post("a reply to @Bob and @[dee]", to=root, sub="cem", at=T))["id"]
         await client.post("below it", to=reply, sub="bob", at=T)
         rude = (await client.post("not nice", sub="cem", at=T))["id"]
         for sub in ("dee", "eve"):
@@ -183,7 +196,7 @@ class Scene:
         stream_id = thread_stream_id(SITE, KEY)
         for name in await parts.log.threads(None):
             await parts.projector.advance(name.stream_id)
-            await Notifier(parts.pool).notify(name.stream_id)
+            await Notifier(parts.pool, parts.keyring).notify(name.stream_id)
         await SnapshotWriter(parts.log, Snapshots(parts.pool)).bring_up(stream_id)
         # A dead letter, which parks a thread that nothing else is tried on.
         other = next(name for name in await parts.log.threads(None) if name.key == "other")
@@ -295,7 +308,10 @@ async def test_a_changed_value_in_every_derived_column_is_found_and_named(scene:
 async def test_a_row_too_few_and_a_row_too_many_in_every_derived_table_is_found(scene: Scene) -> None:
     missed: list[str] = []
     for table in sorted(scene.rows.keys() - NOT_DERIVED_TABLES.keys()):
-        where = "where key is not null" if table == "streams" else ""
+        where = {
+            "streams": "where key is not null",
+            "notifications": "where reason = 'reply'",  # of the others nobody can say that they must be
+        }.get(table, "")
         of_it = f"(tableoid, ctid) = (select tableoid, ctid from {table} {where} limit 1)"
         if table not in MAY_BE_MISSING:
             await scene.sql(f"delete from {table} where {of_it}")

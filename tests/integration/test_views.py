@@ -19,12 +19,14 @@ from services.core.ranking import RANKED, Sort
 from services.core.thread import CommentState
 from services.dev.servers import EmbeddedRedis
 from services.errors import Unavailable
-from services.readmodel import builds, keys
-from services.readmodel.builds import ABANDONED_SECONDS
+from services.readmodel import builds, keys, layout, sending
+from services.readmodel.batches import Made
+from services.readmodel.builds import ABANDONED_SECONDS, Build
+from services.readmodel.line import Line
 from services.readmodel.packing import pack_by_hiredis
 from services.readmodel.views import Changes, Head, One, Outcome, Views, whole
 from tests.threads import STREAM, Said, add, comment_id, index_of, node_of, thread_of
-from tests.viewing import rows, rows_of, written
+from tests.viewing import filled, nodes_of, rows, rows_of, written
 
 OTHER = UUID(int=7)
 SORTS: tuple[Sort, ...] = ("oldest", "newest", *RANKED)
@@ -371,6 +373,63 @@ async def test_a_build_that_lost_a_key_never_becomes_a_view_that_lacks_it(
         await views.drop(STREAM)
 
 
+@pytest.mark.parametrize("part", PARTS[1:])
+async def test_a_build_that_lost_a_key_while_it_was_filled_never_becomes_a_view_that_lacks_it(
+    views: Views, redis: Redis, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sending, "CALL_BYTES", 1)
+    index = bushy()
+    asked = [PageRequest(sort) for sort in SORTS]
+    asked += [PageRequest(parent_id=comment_id(parent)) for parent in (1, 2, 5)]
+    for lost_after in range(1, 5):
+        build = views.build(STREAM)
+        lost = 0
+
+        async def lose(build: Build = build) -> None:
+            nonlocal lost
+            lost += await redis.delete(part_of(Head(0, b"", build.token), part))
+
+        async def nodes(after: int = lost_after) -> AsyncIterator[dict[int, bytes]]:
+            async for some in nodes_of(index, size=2):
+                yield some
+                after -= 1
+                if after == 0:
+                    await lose()
+
+        await build.fill(index, nodes())
+        if not lost:  # it is there only now
+            await lose()
+        if await build.switch(None, Head.of(index.thread)) is Outcome.APPLIED:
+            answers = [await views.page(STREAM, request) for request in asked]
+            assert None in answers if lost else None not in answers
+        assert await views.head(STREAM) is None or not lost
+        await views.drop(STREAM)
+
+
+async def test_a_thread_is_filled_in_calls_of_bounded_weight(
+    views: Views, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = forum(60)
+    monkeypatch.setattr(sending, "CALL_BYTES", most := 4_000)
+    monkeypatch.setattr(layout, "CALL_BYTES", most // 4)
+    told: list[int] = []
+    tell = Line.tell
+
+    async def weighed(line: Line, *commands: bytes) -> list[Any]:
+        told.append(len(b"".join(commands)))
+        return await tell(line, *commands)
+
+    monkeypatch.setattr(Line, "tell", weighed)
+    nodes = {posted: index.node(posted) for posted in index.comments}
+    made = Made(STREAM, await filled(views, index), Head.of(index.thread), index, nodes)
+    assert await views.replace([made]) == [Outcome.APPLIED]
+    head = await views.head(STREAM)
+    assert head is not None
+    assert len(told) > 6
+    assert max(told) <= most
+    assert await rows_of(views, head) == rows(index)
+
+
 async def test_a_build_is_sent_in_calls_of_bounded_weight(
     views: Views, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -544,6 +603,27 @@ async def test_dropping_one_build_spares_another(views: Views) -> None:
     assert await views.head(STREAM) == head
 
 
+async def test_views_are_replaced_together_on_a_server_that_forgot_the_scripts(
+    views: Views, redis: Redis
+) -> None:
+    first = await filled(views, forum())
+    await redis.script_flush()
+    index = bushy()
+    nodes = {posted: index.node(posted) for posted in index.comments}
+    made = [
+        Made(OTHER, None, Head.of(index.thread), index, nodes),
+        Made(STREAM, first, Head.of(index.thread), index, nodes),
+        Made(STREAM, first, Head.of(index.thread), index, nodes),
+    ]
+    outcomes = await views.replace(made)
+    assert outcomes == [Outcome.APPLIED, Outcome.APPLIED, Outcome.MOVED]
+    assert await redis.zcard(keys.BUILDS) == 0
+    head = await views.head(STREAM)
+    assert head is not None
+    assert await rows_of(views, head) == rows(index)
+    assert {key.split(b":")[3] for key in await contents(redis)} == {b"head", head.build.encode()}
+
+
 async def test_scripts_are_sent_again_to_a_server_that_forgot_them(views: Views, redis: Redis) -> None:
     await written(views, forum())
     await redis.script_flush()
@@ -602,6 +682,38 @@ async def test_a_build_that_a_full_server_has_no_room_for_leaves_nothing_behind(
         await go_on()
     assert await contents(small_redis) == {}
     assert await small_redis.zcard(keys.BUILDS) == 0
+
+
+@pytest.mark.parametrize("begun", [0, 2, 5])
+async def test_a_thread_that_a_full_server_cannot_take_whole_leaves_nothing_behind(
+    small_redis: Redis, begun: int
+) -> None:
+    views, index = Views(small_redis), forum(2_000)
+
+    async def nodes(left: int = begun) -> AsyncIterator[dict[int, bytes]]:
+        async for some in nodes_of(index, size=300):
+            if left == 0:
+                await fill(small_redis)
+            left -= 1
+            yield some
+
+    with pytest.raises(Unavailable, match="full"):
+        await views.build(STREAM).fill(index, nodes())
+    assert await contents(small_redis) == {}
+    assert await small_redis.zcard(keys.BUILDS) == 0
+
+
+async def test_threads_that_a_full_server_cannot_take_together_leave_nothing_behind(
+    small_redis: Redis,
+) -> None:
+    views, index = Views(small_redis), forum(2_000)
+    head = await filled(views, forum())
+    before = await contents(small_redis)
+    await fill(small_redis)
+    nodes = {posted: index.node(posted) for posted in index.comments}
+    with pytest.raises(Unavailable, match="full"):
+        await views.replace([Made(STREAM, head, Head.of(index.thread), index, nodes)])
+    assert await contents(small_redis) == before
 
 
 async def test_a_build_that_finds_the_server_full_at_the_switch_leaves_the_view_as_it_is(

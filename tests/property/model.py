@@ -21,6 +21,7 @@ class Said:
     revision: int = 1
     edited_by: str | None = None
     reporters: set[str] = field(default_factory=set)
+    approved: bool = False
     votes: dict[str, int] = field(default_factory=dict)
 
 
@@ -87,8 +88,22 @@ class Model:
         if comment.state != "visible":
             return "CommentNotOpen"
         comment.reporters.add(reporter)
-        if len(comment.reporters) >= THRESHOLD:
+        if len(comment.reporters) >= THRESHOLD and not comment.approved:
             comment.state = "hidden"
+        return None
+
+    def moderate(self, comment_id: UUID, action: str, *, moderator: bool) -> str | None:
+        if not moderator:
+            return "Forbidden"
+        comment = self.comments.get(comment_id)
+        if comment is None:
+            return "CommentNotFound"
+        if comment.state not in ("visible", "hidden"):
+            return "CommentNotOpen"
+        if action == "restore" and comment.state == "visible":
+            return "DecisionNotPossible"
+        comment.approved |= action == "approve"
+        comment.state = {"hide": "hidden", "remove": "removed"}.get(action, "visible")
         return None
 
     def vote(self, comment_id: UUID, voter: str, value: int) -> str | None:

@@ -234,5 +234,5 @@ async def from_log(log_pages: LogPages, request: PageRequest, to: int | None) ->
 
 
 def test_the_structure_of_a_comment_is_all_that_a_node_shows() -> None:
-    left_to_events = {"id", "author_id", "key_id", "text_mac", "path", "report_weight"}
+    left_to_events = {"id", "author_id", "key_id", "text_mac", "path", "report_weight", "approved"}
     assert {field.name for field in fields(Comment)} - left_to_events == set(SHAPE)

@@ -35,6 +35,7 @@ from services.core.commands import (
     EditComment,
     EraseComments,
     Idempotency,
+    ModerateComment,
     PostComment,
     ReportComment,
     VoteComment,
@@ -47,6 +48,7 @@ from services.eventlog.batch import Appended, Tally
 from services.eventlog.erasures import Erasures
 from services.settings import Settings
 from services.wiring import Resources, resources
+from tests.logcheck import chain
 from tests.property.model import THRESHOLD, Model, simplified
 
 SITE = "site"
@@ -183,6 +185,24 @@ class ThreadMachine(RuleBasedStateMachine):
         expected = self.model.report(comment, reporter)
         self.check(ReportComment(**address, comment_id=comment, reason="spam", detail=detail), expected)
 
+    @rule(
+        comment=comments,
+        action=st.sampled_from(["approve", "hide", "restore", "remove"]),
+        reason=st.none() | bodies,
+        moderator=st.integers(0, 9).map(bool),
+    )
+    def moderate(self, comment: UUID, action: Any, reason: str | None, *, moderator: bool) -> None:
+        said = self.model.comments[comment]
+        before, held = self.version, (said.state, said.approved)
+        address = self.address("mod", moderator=moderator)
+        sealed = None
+        if reason is not None:
+            sealed = self.sealed(said.author, address["event_id"], reason=reason)
+        expected = self.model.moderate(comment, action, moderator=moderator)
+        command = ModerateComment(**address, comment_id=comment, action=action, reason=sealed)
+        if self.check(command, expected) is not None:
+            assert self.version == before + (held != (said.state, said.approved))
+
     @rule(voter=people | st.just("guest:1"), comment=comments, value=st.sampled_from([1, -1, 0]))
     def vote(self, voter: str, comment: UUID, value: Any) -> None:
         said = self.model.comments[comment]
@@ -264,7 +284,7 @@ class ThreadMachine(RuleBasedStateMachine):
             return
         parts = self.world.parts
         assert self.read() == self.model.tree()
-        assert self.world.run(parts.verifier.chain(self.stream_id)) == self.version
+        assert self.world.run(chain(parts.log, self.stream_id)) == self.version
         assert self.world.run(parts.verifier.thread(self.stream_id)) == []
         live = self.world.run(self.dump())
         assert self.world.run(parts.replayer.replay(self.stream_id)).rows == 0

@@ -15,9 +15,10 @@ from services.core.ranking import RANKED, Sort, best
 from services.core.thread import CommentState
 from services.errors import CommentNotFound, CursorInvalid, ParentNotFound
 from services.readmodel import pages
-from services.readmodel.views import Head, Views
+from services.readmodel.batches import Made
+from services.readmodel.views import Head, Outcome, Views
 from tests.threads import STREAM, Said, add, comment_id, index_of, thread_of
-from tests.viewing import follow, rows, rows_of, run_on, written
+from tests.viewing import filled, follow, rows, rows_of, run_on, written
 
 REAL_SERVER = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -103,6 +104,29 @@ def test_redis_and_the_fold_pick_the_same_page(
             assert one is not None
             found = index.comment(comment_id(posted))
             assert (one.picked, one.path) == ((None, ()) if found is None else found)
+
+    run_on(redis_url, scenario)
+
+
+@settings(REAL_SERVER, max_examples=25)
+@given(forest=forests(), other=forests())
+def test_however_a_view_is_built_it_holds_the_same(
+    redis_url: str, forest: list[Said], other: list[Said]
+) -> None:
+    index, second = (index_of(thread_of(said, step=3)) for said in (forest, other))
+
+    async def scenario(views: Views) -> None:
+        assert await rows_of(views, head := await written(views, index)) == rows(index)
+        assert await rows_of(views, head := await filled(views, index, head)) == rows(index)
+        await views.drop(STREAM)
+        for then in (second, index):
+            nodes = {posted: then.node(posted) for posted in then.comments}
+            made = Made(STREAM, await views.head(STREAM), Head.of(then.thread), then, nodes)
+            assert await views.replace([made]) == [Outcome.APPLIED]
+            stands = await views.head(STREAM)
+            assert stands is not None
+            assert stands == Head.of(then.thread, stands.build)
+            assert await rows_of(views, stands) == rows(then)
 
     run_on(redis_url, scenario)
 

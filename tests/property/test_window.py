@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.core.thread import Comment, ThreadState, evolve
@@ -13,6 +13,7 @@ from tests.factories import BLOG
 from tests.histories import Happening, happenings, history_of
 
 
+@settings(deadline=None)
 @given(happenings(), st.integers(1, 30))
 def test_the_parts_of_a_thread_are_the_thread(happened: list[Happening], size: int) -> None:
     history = history_of(happened)

@@ -14,9 +14,10 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from services.eventlog.checkpoints import Projection
+from services.eventlog.deliveries import OUTCOMES
 from services.ops.cli import app
 from services.ops.exits import Exit
-from services.pokes import ACTORS
+from services.pokes import QUEUES
 
 ROOT = Path(__file__).parents[2]
 RULES: list[dict[str, Any]] = [
@@ -32,8 +33,8 @@ ADDED = {"job", "instance", "process", "le"}
 SUFFIX = re.compile("_(count|sum|bucket)$")
 VALUES: dict[str, set[str]] = {
     "projection": set(Projection),
-    "outcome": {"done", "failed"},
-    "actor": set(ACTORS),
+    "outcome": {"done", "failed", *OUTCOMES},
+    "actor": set(QUEUES),
     "job": {"threadlog-api|threadlog-worker"},
 }
 

@@ -14,18 +14,21 @@ from services.errors import PoisonEvent, UnknownEventType
 from tests.factories import BLOG, LONG_AGO, at, id_of, key_id_of, mac_of
 from tests.given import (
     Fact,
+    approved,
     closed,
     deleted,
     described,
     edited,
     folded,
     hidden,
+    hidden_by_moderator,
     posted,
     recorded,
     removed,
     reopened,
     replied,
     reported,
+    restored,
     voted,
 )
 
@@ -125,6 +128,29 @@ def test_what_is_taken_back_while_hidden_is_counted_out_once() -> None:
     thread = folded([posted("c1"), posted("c2"), hidden("c1"), deleted("c1")])
     assert thread.comments[id_of("c1")].state is CommentState.DELETED
     assert thread.visible == 1
+
+
+@pytest.mark.parametrize("comes_back", [approved, restored])
+@pytest.mark.parametrize("hiding", [hidden, hidden_by_moderator])
+def test_what_is_approved_or_restored_is_seen_and_counted_again(hiding: Any, comes_back: Any) -> None:
+    thread = folded([posted("c1"), replied("c2", to="c1"), hiding("c1"), comes_back("c1")])
+    back = thread.comments[id_of("c1")]
+    assert (back.state, back.version, back.text_version) == (CommentState.VISIBLE, 4, 1)
+    assert back.approved is (comes_back is approved)
+    assert thread.visible == 2
+
+
+def test_what_is_held_counts_once_it_is_approved() -> None:
+    thread = folded([posted("c1"), posted("c2")])
+    thread.comments[id_of("c1")].state, thread.visible = CommentState.HELD, 1
+    evolve(thread, recorded(approved("c1"), thread))
+    assert thread.comments[id_of("c1")].state is CommentState.VISIBLE
+    assert thread.visible == 2
+
+
+def test_what_was_approved_once_stays_approved() -> None:
+    given = [posted("c1"), approved("c1"), hidden_by_moderator("c1"), edited("c1", "x"), restored("c1")]
+    assert comment(given).approved
 
 
 def test_reports_add_up_and_remember_who() -> None:

@@ -15,6 +15,7 @@ from services.core.node import (
     author_fragment,
     decode,
     encode,
+    said_in_prose,
     text_fragment,
     without_text,
     written_by,
@@ -102,3 +103,34 @@ def test_what_is_kept_from_a_reader_is_the_text_and_who_wrote_it() -> None:
 def test_what_is_no_node_is_refused(raw: bytes) -> None:
     with pytest.raises(ValueError, match=r"no node|JSON|unexpected|literal|unpack"):
         decode(raw)
+
+
+SAID = [
+    {"body": "Plain words, and *some* [more](https://a.example/b).\n\nÜnïcode 🙂", "name": "Ann"},
+    {"body": 'He said "yes",', "name": "Zoë", "avatar": "https://a.example/x.png"},
+    {"body": 'a","name":"b', "name": "c"},
+    {"body": "a", "name": ""},
+]
+OTHERWISE_SAID = [
+    {"body": "# a", "name": "Ann"},
+    {"body": "a", "name": 'Ann "the" other'},
+    {"body": "a", "name": "Ann", "avatar": "\\"},
+    {"name": "Ann", "body": "a"},
+    {"body": "a", "avatar": "b", "name": "Ann"},
+    {"body": "a", "name": "Ann", "avatar": None},
+    {"body": "a", "name": "Ann", "mood": "b"},
+    {"body": "a"},
+    {"detail": "a"},
+]
+
+
+@pytest.mark.parametrize("text", SAID)
+def test_prose_is_stored_as_it_is_where_its_json_is_read(text: dict[str, str]) -> None:
+    author = author_fragment("u-1", text["name"], text.get("avatar"))
+    assert said_in_prose("u-1", orjson.dumps(text)) == (author, text_fragment(text["body"]))
+
+
+@pytest.mark.parametrize("text", OTHERWISE_SAID)
+def test_whatever_else_is_sealed_is_read_as_json(text: dict[str, str]) -> None:
+    assert said_in_prose("u-1", orjson.dumps(text)) is None
+    assert said_in_prose("u-1", orjson.dumps(text, option=orjson.OPT_INDENT_2)) is None

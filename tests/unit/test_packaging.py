@@ -13,7 +13,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-DATA_SUFFIXES = {".sql", ".lua", ".zdict", ".json", ".html", ".css", ".js", ".typed"}
+DATA_SUFFIXES = {
+    ".sql",
+    ".lua",
+    ".zdict",
+    ".json",
+    ".html",
+    ".css",
+    ".js",
+    ".typed",
+    ".po",
+    ".txt",
+    ".subject",
+}
 
 
 def data_files() -> set[str]:

@@ -1,4 +1,4 @@
-"""Who is told of a reply."""
+"""Who is told of one event."""
 
 from __future__ import annotations
 
@@ -8,53 +8,101 @@ from uuid import UUID
 
 import pytest
 
-from services.core.recipients import Notice, Reason, Reply, Standing, recipients
+from services.core.recipients import Happening, Notice, Reason, Wishes, recipients
 
-PARENT, REPLY = UUID(int=1), UUID(int=2)
-BOB = Standing("bob", visible=True)
-SAID = Reply(REPLY, PARENT, "ann", imported=False, created_at=datetime(2026, 11, 23, 5, tzinfo=UTC))
-
-
-def told(reply: Reply = SAID, *, parent: Standing | None = BOB, visible: bool = True) -> list[str]:
-    comments = {REPLY: Standing(reply.author_id, visible)}
-    if parent is not None:
-        comments[PARENT] = parent
-    return [notice.recipient_id for notice in recipients(reply, comments)]
-
-
-def test_a_reply_is_told_to_its_parents_author() -> None:
-    comments = {REPLY: Standing("ann", True), PARENT: Standing("bob", True)}
-    assert recipients(SAID, comments) == (Notice("bob", Reason.REPLY, REPLY, REPLY, "ann", SAID.created_at),)
-
-
-def test_nobody_is_told_of_their_own_reply() -> None:
-    assert told(parent=Standing("ann", True)) == []
+STREAM, COMMENT = UUID(int=1), UUID(int=2)
+SAID = Happening(
+    event_id=COMMENT,
+    stream_id=STREAM,
+    comment_id=COMMENT,
+    version=7,
+    actor_id="ann",
+    author_id="ann",
+    created_at=datetime(2026, 11, 23, 5, tzinfo=UTC),
+)
+EVERYTHING = replace(
+    SAID, parent_author="bob", named=("bob",), followers=("bob",), ancestors=("bob",), moderated="bob"
+)
+ALL_OFF = dict.fromkeys((each.value for each in Reason), False)
 
 
-@pytest.mark.parametrize("author", [None, "import:7", "guest:0199a"])
-def test_authors_without_an_inbox_are_not_told(author: str | None) -> None:
-    assert told(parent=Standing(author, True)) == []
+def told(happening: Happening, **wishes: Wishes) -> list[tuple[str, str]]:
+    return [(one.recipient_id, one.reason.value) for one in recipients(happening, wishes)]
 
 
-def test_a_guest_who_replies_is_told_of() -> None:
-    assert told(replace(SAID, author_id="guest:0199a")) == ["bob"]
+def test_a_notice_says_who_why_of_what_and_by_whom() -> None:
+    assert recipients(replace(SAID, parent_author="bob"), {}) == (
+        Notice("bob", Reason.REPLY, COMMENT, STREAM, COMMENT, "ann", SAID.created_at),
+    )
 
 
-def test_imports_tell_nobody() -> None:
-    assert told(replace(SAID, imported=True)) == []
+def test_each_person_is_told_once_for_the_strongest_reason() -> None:
+    happening = replace(SAID, parent_author="bob", named=("cem", "bob"), followers=("bob", "cem", "dee"))
+    assert told(happening) == [("bob", "reply"), ("cem", "mention"), ("dee", "follow")]
 
 
-def test_a_reply_that_is_not_visible_by_now_is_not_told() -> None:
-    assert told(visible=False) == []
+@pytest.mark.parametrize(
+    ("off", "reason"),
+    [
+        ((), "reply"),
+        (("reply",), "mention"),
+        (("reply", "mention"), "follow"),
+        (("reply", "mention", "follow"), "moderation"),
+        (("reply", "mention", "follow", "moderation"), None),
+    ],
+)
+def test_a_reason_that_is_switched_off_leaves_the_next(off: tuple[str, ...], reason: str | None) -> None:
+    wishes = Wishes(reasons=dict.fromkeys(off, False))
+    assert told(EVERYTHING, bob=wishes) == ([] if reason is None else [("bob", reason)])
 
 
-def test_a_reply_that_the_decision_state_does_not_hold_is_not_told() -> None:
-    assert recipients(SAID, {PARENT: Standing("bob", True)}) == ()
+def test_earlier_authors_are_told_only_if_they_ask() -> None:
+    below = replace(SAID, ancestors=("bob",))
+    assert told(below) == []
+    assert told(below, bob=Wishes(reasons={"ancestor": True})) == [("bob", "ancestor")]
 
 
-def test_a_missing_parent_is_nobody() -> None:
-    assert told(parent=None) == []
+def test_nobody_is_told_of_what_they_did_themselves() -> None:
+    happening = replace(EVERYTHING, actor_id="bob")
+    assert told(happening) == []
 
 
-def test_the_author_of_a_parent_since_deleted_is_told() -> None:
-    assert told(parent=Standing("bob", False)) == ["bob"]
+def test_nobody_who_muted_the_thread_is_told_of_anything() -> None:
+    assert told(EVERYTHING, bob=Wishes(level="muted", reasons={"ancestor": True})) == []
+
+
+def test_nobody_is_told_of_what_comes_from_somebody_they_blocked() -> None:
+    happening = replace(EVERYTHING, moderated=None)
+    assert told(happening, bob=Wishes(blocked=frozenset({"ann"}))) == []
+    assert told(replace(happening, actor_id="mod"), bob=Wishes(blocked=frozenset({"ann"}))) == []
+    assert told(happening, bob=Wishes(blocked=frozenset({"cem"}))) == [("bob", "reply")]
+
+
+def test_a_decision_on_ones_own_comment_is_told_without_who_made_it() -> None:
+    decided = replace(SAID, actor_id="mod", author_id="bob", moderated="bob")
+    [notice] = recipients(decided, {"bob": Wishes(blocked=frozenset({"mod"}))})
+    assert (notice.reason, notice.actor_id) == (Reason.MODERATION, None)
+
+
+def test_the_level_mentions_leaves_what_is_said_to_oneself() -> None:
+    at_mentions = Wishes(level="mentions", reasons={"ancestor": True})
+    happening = replace(SAID, followers=("bob",), ancestors=("bob",))
+    assert told(happening, bob=at_mentions) == []
+    assert told(replace(happening, named=("bob",)), bob=at_mentions) == [("bob", "mention")]
+    assert told(replace(happening, parent_author="bob"), bob=at_mentions) == [("bob", "reply")]
+    assert told(replace(happening, moderated="bob"), bob=at_mentions) == [("bob", "moderation")]
+
+
+def test_guests_are_told_where_they_can_be_reached() -> None:
+    happening = replace(SAID, parent_author="guest:7")
+    assert told(happening) == []
+    wishes = {"guest:7": Wishes(reached=True)}
+    assert [one.recipient_id for one in recipients(happening, wishes)] == ["guest:7"]
+
+
+def test_who_was_imported_is_told_of_nothing() -> None:
+    assert told(replace(SAID, parent_author="import:7", named=("import:8",))) == []
+
+
+def test_who_wants_nothing_is_told_of_nothing() -> None:
+    assert told(EVERYTHING, bob=Wishes(level="all", reasons=ALL_OFF)) == []

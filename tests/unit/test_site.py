@@ -45,6 +45,7 @@ def test_the_defaults_are_the_contracts() -> None:
         "report_threshold": 5,
         "report_reasons": ["spam", "abuse", "off-topic", "personal-data", "other"],
         "guests": False,
+        "follow_on_post": False,
         "public_history": False,
         "open_threads": True,
         "comment_url": "{url}#comment-{id}",
@@ -54,6 +55,7 @@ def test_the_defaults_are_the_contracts() -> None:
         "author_writes_per_minute": 30,
         "address_writes_per_minute": 120,
         "site_writes_per_second": None,
+        "language": "en",
     }
 
 

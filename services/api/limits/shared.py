@@ -18,13 +18,14 @@ import contextlib
 import hashlib
 from collections import deque
 from importlib.resources import files
-from typing import Final, Protocol, cast
+from typing import Final
 
-import hiredis
 import structlog
-from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.asyncio.connection import ConnectionPool
+from redis.exceptions import ResponseError
 
 from services.api.limits.policy import Charge, Used
+from services.readmodel.line import Line, packed
 
 FORMAT: Final = 1
 
@@ -37,56 +38,18 @@ _PATIENCE_S: Final = 0.05
 _AWAY_S: Final = 1.0
 """How long Redis is not asked after it failed."""
 _CONNECT_S: Final = 1.0
-_READ: Final = 65_536
 
 _log = structlog.get_logger("threadlog.api")
-
-
-def _packed(*arguments: bytes | int) -> bytes:
-    # hiredis takes a tuple of any length; its stub writes down that of a tuple of one.
-    packed: bytes = hiredis.pack_command(arguments)  # type: ignore[arg-type]
-    return packed
-
-
-class _Line:
-    """Mixed into a pool's class of connections: a packed command goes out and its reply comes back, without
-    what redis-py does around them for each command."""
-
-    _reader: asyncio.StreamReader | None
-    _writer: asyncio.StreamWriter | None
-
-    async def exchange(self, packed: bytes) -> object:
-        """The reply, an error as a value. Raises OSError where the connection is lost."""
-        if self._writer is None or self._reader is None:
-            raise ConnectionResetError
-        replies = hiredis.Reader()
-        self._writer.write(packed)
-        while (reply := replies.gets()) is False:
-            data = await self._reader.read(_READ)
-            if not data:
-                raise ConnectionResetError
-            replies.feed(data)
-        return reply
-
-
-class _Connection(Protocol):
-    async def connect(self) -> None: ...
-    async def disconnect(self, *, nowait: bool) -> None: ...
-    async def exchange(self, packed: bytes) -> object: ...
 
 
 class SharedLimits:
     """The limits in the Redis at `url`. While it is away, no charge is answered, and its maker decides."""
 
     def __init__(self, url: str) -> None:
-        # RESP2, which sends replies and nothing between them.
-        pool = ConnectionPool.from_url(
-            url, socket_connect_timeout=_CONNECT_S, socket_timeout=_CONNECT_S, protocol=2
+        self._pool = ConnectionPool.from_url(
+            url, socket_connect_timeout=_CONNECT_S, socket_timeout=_CONNECT_S
         )
-        own = pool.connection_class
-        pool.connection_class = cast(type[AbstractConnection], type(f"{own.__name__}Line", (_Line, own), {}))
-        self._pool = pool
-        self._connection: _Connection | None = None
+        self._line = Line(self._pool)
         self._script = (files("services.api.limits") / "gcra.lua").read_bytes()
         self._sha = hashlib.sha1(self._script, usedforsecurity=False).hexdigest().encode()
         self._waiting: deque[tuple[Charge, asyncio.Future[Used | None]]] = deque()
@@ -111,7 +74,9 @@ class SharedLimits:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
         self._give_up()
-        await self._disconnect()
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(_CONNECT_S):
+                await self._pool.disconnect()
 
     def ask(self, charge: Charge) -> asyncio.Future[Used | None] | None:
         """What is used of the charge's limits; None, or a future of None, where Redis does not decide."""
@@ -155,7 +120,7 @@ class SharedLimits:
             self._waiting.extendleft(reversed(batch))
             if not isinstance(error, Exception):
                 raise
-            await self._lost(error)
+            self._lost(error)
 
     async def _exchange(self, charges: list[Charge]) -> list[int]:
         keys: list[bytes] = []
@@ -166,48 +131,37 @@ class SharedLimits:
                 arguments += (limit.interval, limit.room)
             arguments[-1] = -charge.policy.limits[-1].room
         rest: tuple[bytes | int, ...] = (len(keys), *keys, *arguments)
-        connection = self._connection
-        assert connection is not None
-        reply = await connection.exchange(_packed(b"EVALSHA", self._sha, *rest))
-        if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT"):
-            reply = await connection.exchange(_packed(b"EVAL", self._script, *rest))
-        if isinstance(reply, Exception):
-            raise reply
-        if not isinstance(reply, list) or len(reply) != len(keys):
+        try:
+            [used] = await self._line.ask(packed(b"EVALSHA", self._sha, *rest))
+        except ResponseError as error:
+            if not str(error).startswith("NOSCRIPT"):
+                raise
+            [used] = await self._line.ask(packed(b"EVAL", self._script, *rest))
+        if not isinstance(used, list) or len(used) != len(keys):
             raise ConnectionResetError
-        return reply
+        return used
 
     async def _connect(self) -> None:
-        # redis-py gives this one method no types.
-        connection = cast(_Connection, self._pool.make_connection())  # type: ignore[no-untyped-call]
-        self._connection = connection
         try:
             async with asyncio.timeout(_CONNECT_S):
-                await connection.connect()
+                await self._line.ask(packed("PING"))
         except Exception as error:  # noqa: BLE001 - whatever it is, the process' own limits hold meanwhile
-            await self._lost(error)
+            self._lost(error)
         else:
             if self._task is not None:
                 _log.info("rate limits are shared again")
             self.away = False
 
-    async def _lost(self, error: Exception) -> None:
+    def _lost(self, error: Exception) -> None:
         """Nobody waits for Redis until it has been left alone for a while."""
         if not self.away:
             _log.warning("rate limits are this process' own for now", error=type(error).__name__)
         self.away = True
         self._silent_until = asyncio.get_running_loop().time() + _AWAY_S
         self._give_up()
-        await self._disconnect()
 
     def _give_up(self) -> None:
         while self._waiting:
             _, answer = self._waiting.popleft()
             if not answer.done():
                 answer.set_result(None)
-
-    async def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with contextlib.suppress(Exception):
-                await connection.disconnect(nowait=True)

@@ -31,7 +31,7 @@ KERNEL: Final = 128 * 1024
 """Bytes of a stream that the kernel may keep."""
 EVENT_STREAM: Final = "text/event-stream"
 
-_RETRY: Final = b"retry: 3000\n\n"
+RETRY: Final = b"retry: 3000\n\n"
 _KEY_S: Final = 3600.0
 """Seconds after which a server key is looked at again: its stream ends, and begins anew where it holds."""
 _VERSION: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
@@ -92,7 +92,28 @@ def wants_json(request: web.Request) -> bool:
     return json > stream
 
 
-def _bound(transport: asyncio.Transport) -> None:
+def stream_response() -> web.StreamResponse:
+    """The head of a stream of events."""
+    response = web.StreamResponse(
+        headers={
+            hdrs.CONTENT_TYPE: EVENT_STREAM,
+            hdrs.CACHE_CONTROL: "private, no-store, no-transform",
+            "X-Accel-Buffering": "no",  # nginx would keep events back else
+        }
+    )
+    response.force_close()
+    return response
+
+
+def seconds_of(here: Visit) -> float | None:
+    """After how many seconds the stream of this reader ends."""
+    caller = here.caller
+    if caller is None:
+        return None
+    return _KEY_S if caller.key else max(0.0, caller.expires - time.time())
+
+
+def bound(transport: asyncio.Transport) -> None:
     """Let the kernel keep little for a reader who is slow: by itself it makes room for megabytes."""
     with contextlib.suppress(AttributeError, OSError, ValueError):
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL)
@@ -131,14 +152,7 @@ class _Stream:
         self._api = api
         self._here = here
         self._thread = thread
-        self._response = web.StreamResponse(
-            headers={
-                hdrs.CONTENT_TYPE: EVENT_STREAM,
-                hdrs.CACHE_CONTROL: "private, no-store, no-transform",
-                "X-Accel-Buffering": "no",  # nginx would keep events back else
-            }
-        )
-        self._response.force_close()
+        self._response = stream_response()
 
     async def run(self, after: int | None, head: int, *, resumed: bool) -> web.StreamResponse:
         """Tell what the client missed, then everything, until the stream ends."""
@@ -152,7 +166,7 @@ class _Stream:
         if transport is None or work is None:
             return response
         self._api.deadlines.end(work)
-        _bound(transport)
+        bound(transport)
         position = head if after is None or _is_far(after, head) else after
         listener = Listener(
             transport,
@@ -163,9 +177,9 @@ class _Stream:
         )
         if isinstance(request.protocol, Connection):
             request.protocol.on_lost = listener.cut
-        with self._api.live.listening(listener, self._seconds()):
+        with self._api.live.listening(listener, seconds_of(self._here)):
             try:
-                await response.write(_RETRY)
+                await response.write(RETRY)
                 for batch in missed:
                     await self._tell(listener, batch)
                 await self._catch_up(listener)
@@ -214,10 +228,3 @@ class _Stream:
             await self._tell(listener, batch)
         if not listener.ended.done():
             thread.join(listener)
-
-    def _seconds(self) -> float | None:
-        """After how many seconds the stream ends."""
-        caller = self._here.caller
-        if caller is None:
-            return None
-        return _KEY_S if caller.key else max(0.0, caller.expires - time.time())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
+import sys
 from typing import Annotated
 
 import typer
@@ -11,11 +13,18 @@ from services.errors import ConfigurationError
 from services.ops.exits import UsageRefused
 from services.ops.output import print_json
 
-app = typer.Typer(help="Measure this release on this machine, on servers of its own.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Rounds = Annotated[int, typer.Option(min=1, max=100, help="Rounds; figures are their medians.")]
 Seed = Annotated[int, typer.Option(help="The same seed, the same comments.")]
+
+
+@app.callback()
+def _ends_in_order() -> None:
+    """Measure this release on this machine, on servers of its own."""
+    # Its servers and processes are ended on the way out, which SIGTERM alone would not take.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 @app.command()
@@ -198,6 +207,52 @@ def live(
         print_json(report)
     else:
         print_live(report)
+
+
+@app.command()
+def notify(
+    parts: Annotated[
+        str, typer.Option(help="Any of fanout, stream and steady, by commas.")
+    ] = "fanout,stream,steady",
+    followers: Annotated[
+        int, typer.Option(min=1, max=10_000_000, help="Followers of the part `fanout`.")
+    ] = 100_000,
+    replies: Annotated[int, typer.Option(min=1, max=100_000, help="Replies of the part `stream`.")] = 300,
+    rate: Annotated[
+        float, typer.Option(min=1, max=100_000, help="Replies a second of the part `steady`.")
+    ] = 1_000.0,
+    threads: Annotated[
+        int, typer.Option(min=1, max=100_000, help="Threads that the part `steady` replies in.")
+    ] = 100,
+    seconds: Annotated[float, typer.Option(min=1, max=3600, help="Seconds of the part `steady`.")] = 30.0,
+    rounds: Rounds = 3,
+    seed: Seed = 1,
+    json: Json = False,
+) -> None:
+    """How fast followers are told, beside a COPY of the same rows; how soon an author hears of a reply; and
+    whether the notifier keeps up.
+
+    Example: threadlog bench notify --parts fanout --followers 100000
+    """
+    _check_extras()
+    from services.ops.bench.notifying.run import PARTS, Plan, print_notify, run
+
+    report = run(
+        Plan(
+            parts=_parts(parts, PARTS),
+            followers=followers,
+            replies=replies,
+            rate=rate,
+            threads=threads,
+            rounds=rounds,
+            seconds=seconds,
+            seed=seed,
+        )
+    )
+    if json:
+        print_json(report)
+    else:
+        print_notify(report)
 
 
 def _parts(given: str, known: tuple[str, ...]) -> tuple[str, ...]:

@@ -267,7 +267,7 @@ async def _retrying(found: Resources) -> AsyncIterator[Retrying]:
     announcer = Announcer(found.redis)
     letters = DeadLetters(found.pool, release())
     try:
-        yield Retrying(found.projector, Notifier(found.pool), letters, announcer.moved)
+        yield Retrying(found.projector, Notifier(found.pool, found.keyring), letters, announcer.moved)
     finally:
         await announcer.stop()
 

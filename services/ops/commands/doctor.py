@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final
 
 import asyncpg
 import typer
+from aiosmtplib import SMTPException
 from redis.exceptions import RedisError
 
 from services.errors import ConfigurationError, ThreadlogError
@@ -17,17 +18,19 @@ from services.eventlog.erased_keys import ErasedKeysFile
 from services.eventlog.keys import MasterKey, SealBroken
 from services.eventlog.migrate import applied, known
 from services.eventlog.queries import QUERIES
-from services.ops.commands.lag import measure
+from services.ops.commands.lag import Lagging, measure
 from services.ops.exits import Exit, leave, run
 from services.ops.output import print_json, table
 from services.projection.restored import Restored
 from services.settings import Settings
 from services.wiring import connect_redis, master_key, resources
+from services.workers.channels.smtp import MailServer
 
 _POSTGRES: Final = 170000
 _REDIS: Final = 7
 _CLOCK_S: Final = 1.0
 _LAG_S: Final = 60.0
+_LATE_S: Final = 600.0
 _AHEAD: Final = timedelta(days=14)
 _KEYS: Final = 20
 _ERASING: Final = timedelta(minutes=10)
@@ -87,6 +90,7 @@ async def _examine(settings: Settings, report: _Report) -> None:
     views = await _redis(
         "views", settings.redis_url, "THREADLOG_REDIS_URL", report, budget_mb=settings.views_memory_mb or 0
     )
+    await _mail(settings, report)
     await _redis("broker", settings.broker, "THREADLOG_BROKER_URL", report)
     if schema_fits:
         await _followers(settings, report, views=views)
@@ -201,6 +205,29 @@ async def _erasures(connection: asyncpg.Connection, path: Path | None, report: _
         report.well("erasures", f"{row['erasures']:,} under way")
 
 
+async def _mail(settings: Settings, report: _Report) -> None:
+    if settings.smtp_url is None:
+        report.well("mail", "none is sent: THREADLOG_SMTP_URL is not set")
+        return
+    missing = [
+        f"THREADLOG_{name.upper()}" for name in ("mail_from", "public_url") if not getattr(settings, name)
+    ]
+    if missing:
+        detail = f"none is sent: {' and '.join(missing)} not set, THREADLOG_SMTP_URL is"
+        report.found("mail", detail, "set it; docs/notifications.md")
+        return
+    server = MailServer(settings.smtp_url.get_secret_value(), settings.mail_from or "")
+    try:
+        encrypted = await server.greeted()
+    except (SMTPException, OSError, TimeoutError) as error:
+        report.found("mail", _line(error), "start the mail server, or correct THREADLOG_SMTP_URL")
+        return
+    report.well("mail", "the mail server answers" + ("" if encrypted else ", without TLS"))
+    if not (settings.public_url or "").startswith("https://"):
+        detail = "THREADLOG_PUBLIC_URL is not https: mail programs show no button to unsubscribe"
+        report.found("mail links", detail, "put a proxy with TLS before the API, and name it")
+
+
 async def _redis(check: str, url: str, variable: str, report: _Report, *, budget_mb: int = 0) -> bool:
     client = connect_redis(url)
     try:
@@ -259,6 +286,7 @@ async def _followers(settings: Settings, report: _Report, *, views: bool) -> Non
         report.well("lag", "of notifications none; views are away")
     else:
         report.well("lag", f"{seen.seconds:.1f} s")
+    _deliveries(seen, report)
     if not seen.letters:
         report.well("dead letters", "none")
         return
@@ -270,6 +298,25 @@ async def _followers(settings: Settings, report: _Report, *, views: bool) -> Non
         f"{letter.reason}",
         "threadlog dead-letters list",
     )
+
+
+def _deliveries(seen: Lagging, report: _Report) -> None:
+    for one in seen.deliveries:
+        if one.late > _LATE_S:
+            detail = f"by {one.channel}: {one.due:,} are due, the oldest for {one.late:,.0f} s"
+            report.found("deliveries", detail, "check that a `threadlog worker` runs; threadlog lag")
+        if one.dead:
+            detail = f"by {one.channel}: {one.dead:,} were given up in the last 30 days"
+            report.found(
+                "deliveries", detail, f"threadlog deliveries list --state dead --channel {one.channel}"
+            )
+    if not any(one.dead or one.late > _LATE_S for one in seen.deliveries):
+        report.well("deliveries", f"{sum(one.due for one in seen.deliveries):,} due, none dead")
+    for endpoint in seen.endpoints_off:
+        detail = f"{endpoint.site} {endpoint.url} is switched off: {endpoint.disabled_reason}"
+        report.found("webhooks", detail, f"threadlog site webhook enable {endpoint.site} {endpoint.id}")
+    if not seen.endpoints_off:
+        report.well("webhooks", "no endpoint is switched off")
 
 
 def _line(error: BaseException) -> str:

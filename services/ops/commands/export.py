@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, BinaryIO, Final
 
@@ -16,6 +15,7 @@ import zstandard
 from services.core.addresses import check_site, check_thread_key
 from services.errors import SiteNotFound
 from services.eventlog.keytransfer import TransferKey
+from services.ops.choosing import time_of
 from services.ops.exits import UsageRefused, run
 from services.ops.exporters.log import Exported, LogExport
 from services.ops.output import Progress, complain, print_json
@@ -31,7 +31,7 @@ def export(
     thread: Annotated[str | None, typer.Option("--thread", "-t", help="Of this thread alone.")] = None,
     since: Annotated[
         str | None,
-        typer.Option(help="Only what was recorded at this time or later (RFC 3339 with zone)."),
+        typer.Option(help="Only what was recorded since: 2026-11-23T05:00:00Z, or 2h, 3d ago."),
     ] = None,
     output: Annotated[
         Path,
@@ -85,17 +85,6 @@ async def _export(settings: Settings, asked: LogExport, file: BinaryIO) -> Expor
             total = await reads.log.size(asked.site)
         with Progress("exporting", total, unit="events") as progress:
             return await asked.write(found, reads.log, file.write, progress.advance)
-
-
-def time_of(told: str) -> datetime:
-    """A time with its zone. Raises UsageRefused."""
-    try:
-        when = datetime.fromisoformat(told)
-    except ValueError:
-        when = None
-    if when is None or when.tzinfo is None:
-        raise UsageRefused(f"{told}: takes a time with its zone, as in 2026-11-23T05:00:00Z")
-    return when
 
 
 @contextmanager

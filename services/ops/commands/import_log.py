@@ -6,8 +6,6 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from services.eventlog.keytransfer import TransferKey
 from services.ops.exits import UsageRefused
@@ -40,9 +38,13 @@ async def import_file(
             if site is not None and file.header().site != site:
                 raise UsageRefused(f"{path} is of the site {file.header().site}, not of {site}")
             async with resources(settings) as found:
-                with _Shown(file.size) as shown:
+                with Progress("checking", file.size, unit="bytes") as progress:
+
+                    def show(phase: Phase, read: int) -> None:
+                        progress.phase(phase, file.size, read, unit="bytes")
+
                     await import_log(
-                        found, file, transfer=transfer, settings=settings_too, progress=shown, report=report
+                        found, file, transfer=transfer, settings=settings_too, progress=show, report=report
                     )
     except ImportRefused as refused:
         raise UsageRefused(f"{path} is refused{_so_far(report)}: {refused}") from refused
@@ -57,34 +59,6 @@ async def import_file(
         _print(report, seconds)
     for line in _notes(report):
         complain(line)
-
-
-class _Shown:
-    """Shows how much of the file is read: once to check it, once to write."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._phase: Phase = "checking"
-        self._done = 0
-        self._progress = Progress("checking", size, unit="bytes")
-
-    def __enter__(self) -> Self:
-        self._progress.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.__exit__(kind, error, trace)
-
-    def __call__(self, phase: Phase, read: int) -> None:
-        if phase != self._phase:
-            self._progress.__exit__(None, None, None)
-            self._phase, self._done = phase, 0
-            self._progress = Progress(phase, self._size, unit="bytes")
-            self._progress.__enter__()
-        self._progress.advance(read - self._done)
-        self._done = read
 
 
 def _so_far(report: LogReport) -> str:

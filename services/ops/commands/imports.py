@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import TracebackType
-from typing import Annotated, BinaryIO, Final, Self, TypeAlias
+from typing import Annotated, BinaryIO, Final, TypeAlias
 
 import typer
 
@@ -117,42 +116,25 @@ def _run(stream: BinaryIO, site: str, records: Open, as_json: bool) -> None:
 
 async def _import(settings: Settings, stream: BinaryIO, site: str, records: Open, report: Report) -> None:
     async with resources(settings) as found:
-        with _Shown(stream) as shown:
-            await run_import(found, records(author_hmac(found.master, site)), site, shown, report)
+        size = _size(stream)
+        with Progress("reading", size, unit="comments" if size is None else "bytes") as progress:
+
+            def show(step: Step) -> None:
+                if step.phase == "reading" and size is not None:
+                    progress.phase(step.phase, size, stream.tell(), unit="bytes")
+                else:
+                    progress.phase(step.phase, step.total, step.done, unit="comments")
+
+            await run_import(found, records(author_hmac(found.master, site)), site, show, report)
 
 
-class _Shown:
-    """Shows an import's progress: bytes while the file is read (of a pipe comments), then comments."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._file = stream if stream.seekable() else None
-        self._phase = "reading"
-        self._done = 0
-        if self._file is None:
-            self._progress = Progress("reading", unit="comments")
-        else:
-            size = self._file.seek(0, 2)
-            self._file.seek(0)
-            self._progress = Progress("reading", size, unit="bytes")
-
-    def __enter__(self) -> Self:
-        self._progress.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.__exit__(kind, error, trace)
-
-    def __call__(self, step: Step) -> None:
-        if step.phase != self._phase:
-            self._progress.__exit__(None, None, None)
-            self._phase, self._done = step.phase, 0
-            self._progress = Progress(step.phase, step.total, unit="comments")
-            self._progress.__enter__()
-        done = step.done if self._file is None or step.phase == "writing" else self._file.tell()
-        self._progress.advance(done - self._done)
-        self._done = done
+def _size(stream: BinaryIO) -> int | None:
+    """Bytes of a file; None for a pipe."""
+    if not stream.seekable():
+        return None
+    size = stream.seek(0, 2)
+    stream.seek(0)
+    return size
 
 
 def _as_json(report: Report, site: str, seconds: float) -> dict[str, object]:

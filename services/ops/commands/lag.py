@@ -13,6 +13,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from services.eventlog.checkpoints import DeadLetter, DeadLetters, LaneCheckpoints, Projection
+from services.eventlog.deliveries import Deliveries, Standing
+from services.eventlog.endpoints import Endpoint, Endpoints
 from services.ops.exits import Exit, leave, run
 from services.ops.output import print_json, say, table
 from services.pokes import QUEUES, queue_key
@@ -26,6 +28,7 @@ WINDOW: Final = 10_000
 
 _LETTERS: Final = 100
 _HEADS: Final = 1_000
+_ENDPOINTS: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,10 @@ class Lagging:
     """How many dead letters there are of each projection."""
     names: dict[UUID, tuple[str, str | None]]
     """Site and key of the streams with dead letters."""
+    deliveries: list[Standing]
+    """What is due and what is dead, by channel."""
+    endpoints_off: list[Endpoint]
+    """The webhook endpoints that were switched off last."""
 
     @property
     def seconds(self) -> float:
@@ -101,7 +108,9 @@ async def measure(found: Resources) -> Lagging:
     some = await letters.page(limit=_LETTERS)
     names = await found.log.names([letter.stream_id for letter in some])
     queues = await queue_depths(found.settings.broker)
-    return Lagging(lanes, queues, some, await letters.counts(), names)
+    deliveries = await Deliveries(found.pool).standing()
+    off = await Endpoints(found.pool, found.master).off(_ENDPOINTS)
+    return Lagging(lanes, queues, some, await letters.counts(), names, deliveries, off)
 
 
 async def _lane(found: Resources, checkpoints: LaneCheckpoints, lane: int) -> LaneLag:
@@ -188,6 +197,12 @@ def _print(seen: Lagging) -> None:
         say("queues: the broker does not answer; the sweeper catches up once it does")
     else:
         say("queues: " + ", ".join(f"{actor} {depth:,}" for actor, depth in seen.queues.items()))
+    for one in seen.deliveries:
+        if one.due or one.dead:
+            dead = f", {one.dead:,} dead (threadlog deliveries list --state dead)" if one.dead else ""
+            say(f"deliveries by {one.channel}: {one.due:,} due, the oldest for {one.late:,.0f} s{dead}")
+    for endpoint in seen.endpoints_off:
+        say(f"endpoint off: {endpoint.site} {endpoint.url} (threadlog site webhook list {endpoint.site})")
     if not seen.letters:
         say("dead letters: none")
         return
@@ -213,6 +228,8 @@ def _json(seen: Lagging) -> dict[str, Any]:
         "queues": seen.queues,
         "dead_letter_counts": seen.parked,
         "dead_letters": list(_letters(seen)),
+        "deliveries": [asdict(one) for one in seen.deliveries],
+        "endpoints_off": [{"id": one.id, "site": one.site, "url": one.url} for one in seen.endpoints_off],
     }
 
 

@@ -189,9 +189,9 @@ class _Printer:
                 say(line(event, text, stream=site if key is None else f"{site}/{key}"))
 
     def _where(self, event: Recorded) -> dict[str, object]:
-        """A position is one of its lane only, and a stream's id says nothing to a person."""
+        """A stream's id says nothing to a person."""
         site, key = self._names[event.stream_id]
-        return {"lane": event.lane, "site": site, "thread": key}
+        return {"site": site, "thread": key}
 
     def tell(self) -> None:
         """Say what was opened, and what was not, on standard error: reading others' texts leaves a trace."""

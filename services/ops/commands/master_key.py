@@ -17,7 +17,7 @@ from services.wiring import resources
 def rotate_master_key(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Wrap all author keys and site secrets by THREADLOG_MASTER_KEY, which replaces
+    """Wrap all author keys and all secrets of sites and endpoints by THREADLOG_MASTER_KEY, which replaces
     THREADLOG_MASTER_KEY_PREVIOUS.
 
     For all sites, while all goes on; every process must have been started anew with both keys before, and it
@@ -42,7 +42,8 @@ async def _rotate(settings: Settings, as_json: bool) -> Exit:
         print_json(asdict(done))
     else:
         say(
-            f"wrapped {done.author_keys:,} author keys, {done.site_secrets:,} site secrets and "
-            f"{done.derived_secrets:,} derived secrets; {done.already:,} were already"
+            f"wrapped {done.author_keys:,} author keys, {done.site_secrets:,} site secrets, "
+            f"{done.endpoint_secrets:,} secrets of endpoints and {done.derived_secrets:,} derived secrets; "
+            f"{done.already:,} were already"
         )
     return Exit.DONE

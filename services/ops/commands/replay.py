@@ -7,10 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 
@@ -18,10 +19,11 @@ from services.core.addresses import check_site, check_thread_key, thread_stream_
 from services.errors import SiteNotFound
 from services.eventlog.checkpoints import DeadLetters
 from services.eventlog.replays import Replay, Replays, Selected, State
+from services.ops.choosing import time_of
 from services.ops.commands.dry_run import show
-from services.ops.commands.export import time_of
 from services.ops.exits import Exit, UsageRefused, leave, run
-from services.ops.output import Progress, complain, print_json, say, table
+from services.ops.output import Progress, complain, print_json, say
+from services.ops.replays import line, print_all, told, unattended
 from services.ops.selection import check_selection
 from services.orphans import end_with_parent
 from services.projection.replaying import ReplayWork
@@ -34,6 +36,12 @@ _AT_ONCE: Final = 3
 """Ranges that one process works on at once: while one waits for Postgres or Redis, another computes."""
 
 _LOOK_S: Final = 0.3
+_UNATTENDED_S: Final = 5.0
+"""Seconds without anybody at a replay after which whoever watches it is told, again and again."""
+
+_GRACE_S: Final = 60.0
+"""Seconds that other processes are given for the threads they are at; what they leave is replayed again."""
+
 _FAILURES: Final = 100
 """Failed threads that are named."""
 
@@ -55,7 +63,8 @@ def replay(
         str | None, typer.Option("--thread", "-t", help="This thread of the site alone.")
     ] = None,
     since: Annotated[
-        str | None, typer.Option(help="Of these, those with an event since then: 2026-11-23T05:00:00Z.")
+        str | None,
+        typer.Option(help="Of these, those with events since: 2026-11-23T05:00:00Z, or 2h, 3d ago."),
     ] = None,
     differing: Annotated[
         bool, typer.Option("--differing", help="Of these, those that differ from the log.")
@@ -191,13 +200,13 @@ async def _do(found: Resources, reads: Reading, this: Replay, processes: int, as
     if this.workers:
         await hand_out(found.settings.broker, this.id, MESSAGES)
         if as_json:
-            print_json(_told(this))
+            print_json(told(this))
         else:
             say(f"replay {this.id}: {this.of_threads:,} threads for the workers")
             say(f"next: threadlog replay status {this.id} --watch")
         return Exit.DONE
     complain(f"replay {this.id}: {this.of_threads:,} threads, {this.of_events:,} events")
-    with _helpers(this.id, processes - 1):
+    with more_processes(this.id, processes - 1):
         watching = asyncio.create_task(_watch(reads.replays, this.id))
         try:
             await _work(found, reads, this)
@@ -226,17 +235,25 @@ async def _work(found: Resources, reads: Reading, this: Replay) -> None:
 
 
 @contextmanager
-def _helpers(number: int, count: int) -> Iterator[None]:
-    """More processes that work on this replay's ranges."""
+def more_processes(
+    number: int, count: int, grace: float = _GRACE_S
+) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """So many processes that work on this replay's ranges. They are asked to end, and killed where they have
+    not within `grace` seconds."""
     command = [sys.executable, "-m", "services.ops.cli", "replay", "resume", str(number), "--helper"]
     started = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(count)]
     try:
-        yield
+        yield started
     finally:
+        deadline = time.monotonic() + grace
         for one in started:
             one.terminate()
         for one in started:
-            one.wait()
+            try:
+                one.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                one.kill()
+                one.wait()
 
 
 async def _known(replays: Replays, number: int) -> Replay:
@@ -263,7 +280,7 @@ async def _status(settings: Settings, number: int | None, watch: bool, as_json: 
     async with resources(settings) as found:
         replays = Replays(found.pool)
         if number is None:
-            _print_all(await replays.newest(), as_json)
+            print_all(await replays.newest(), as_json=as_json)
             return Exit.DONE
         this = await _known(replays, number)
         if watch:
@@ -273,8 +290,9 @@ async def _status(settings: Settings, number: int | None, watch: bool, as_json: 
 
 
 async def _watch(replays: Replays, number: int) -> None:
-    """Show how far a replay is until it runs no more."""
+    """Show how far a replay is until it runs no more; say so, once in a while, where nobody works on it."""
     this = await _known(replays, number)
+    attended = time.monotonic()
     with Progress(f"replay {number}", max(this.of_events - this.events, 0), unit="events") as progress:
         while True:
             now = await _known(replays, number)
@@ -282,6 +300,11 @@ async def _watch(replays: Replays, number: int) -> None:
             this = now
             if now.state is not State.RUNNING:
                 return
+            if (lacks := unattended(now)) is None:
+                attended = time.monotonic()
+            elif time.monotonic() - attended >= _UNATTENDED_S:
+                attended = time.monotonic()
+                complain(f"replay {number}: {lacks}")
             await asyncio.sleep(_LOOK_S)
 
 
@@ -292,93 +315,15 @@ async def _tell(replays: Replays, this: Replay, as_json: bool) -> Exit:
             {"stream": stream_id, "site": site, "thread": key, "reason": reason}
             for stream_id, site, key, reason in failures
         ]
-        print_json(_told(this) | {"failures": failed})
+        print_json(told(this) | {"failures": failed})
     else:
-        say(_line(this))
+        say(line(this))
         for stream_id, site, key, reason in failures:
             say(f"  {site or stream_id} {key or ''!r}: {reason}")
         if this.state is State.PAUSED:
             say(f"next: threadlog replay resume {this.id}")
-        elif this.state is State.RUNNING and not this.leased:
-            say(
-                "no worker is at it: they are busy, or none runs"
-                if this.workers
-                else f"next: threadlog replay resume {this.id}"
-            )
+        elif (lacks := unattended(this)) is not None:
+            say(lacks)
         if failures:
             say("next: threadlog dead-letters list")
     return Exit.FAILED if this.failed else Exit.DONE
-
-
-def _line(this: Replay) -> str:
-    rebuilt = f"{this.rebuilt:,} rebuilt, " if this.differing else ""
-    line = (
-        f"replay {this.id} is {this.state}: {this.threads:,} of {this.of_threads:,} threads, {rebuilt}"
-        f"{this.events:,} events, {this.repaired:,} rows changed, {this.failed:,} failed"
-    )
-    if this.rate and (left := _left(this)) is not None:
-        line += f"; {this.rate:,.0f} events/s, {left:,.0f} s left"
-    return line
-
-
-def _left(this: Replay) -> float | None:
-    """Seconds, at the present rate."""
-    return max(this.of_events - this.events, 0) / this.rate if this.rate else None
-
-
-def _told(this: Replay) -> dict[str, Any]:
-    return {
-        "replay": this.id,
-        "state": this.state,
-        "site": this.selected.site,
-        "stream": this.selected.stream_id,
-        "since": this.selected.since,
-        "differing": this.differing,
-        "max_rate": this.max_rate,
-        "workers": this.workers,
-        "threads": this.threads,
-        "of_threads": this.of_threads,
-        "events": this.events,
-        "of_events": this.of_events,
-        "rebuilt": this.rebuilt,
-        "rows_changed": this.repaired,
-        "failed": this.failed,
-        "ranges": this.ranges,
-        "ranges_done": this.done,
-        "ranges_leased": this.leased,
-        "began_at": this.began_at,
-        "ended_at": this.ended_at,
-        "events_per_second": this.rate,
-        "seconds_left": _left(this),
-    }
-
-
-def _print_all(found: list[Replay], as_json: bool) -> None:
-    if as_json:
-        print_json({"replays": [_told(this) for this in found]})
-        return
-    table(
-        ("replay", "state", "of", "threads", "done", "failed", "events/s", "left", "began"),
-        (
-            (
-                this.id,
-                str(this.state),
-                _name(this),
-                this.of_threads,
-                this.threads,
-                this.failed,
-                None if this.rate is None else round(this.rate),
-                None if (left := _left(this)) is None else f"{left:,.0f} s",
-                f"{this.began_at:%Y-%m-%d %H:%M}",
-            )
-            for this in found
-        ),
-        empty="no replay so far",
-    )
-
-
-def _name(this: Replay) -> str:
-    name = "one thread" if this.selected.stream_id else this.selected.site or "all"
-    if this.selected.since is not None:
-        name += f" since {this.selected.since:%Y-%m-%d %H:%M}"
-    return name + (", differing" if this.differing else "")

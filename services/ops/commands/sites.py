@@ -9,7 +9,7 @@ import typer
 
 from services.core.addresses import check_site
 from services.core.thread import timestamp
-from services.ops.commands import master_key, site_keys, site_secrets
+from services.ops.commands import master_key, site_keys, site_secrets, site_templates, site_webhooks
 from services.ops.commands.site_secrets import SECRET_BYTES, given_secret
 from services.ops.exits import UsageRefused, run
 from services.ops.output import print_json, say, table
@@ -24,6 +24,8 @@ app = typer.Typer(
 )
 app.add_typer(site_secrets.app, name="secret")
 app.add_typer(site_keys.app, name="key")
+app.add_typer(site_webhooks.app, name="webhook")
+app.add_typer(site_templates.app, name="template")
 app.command(
     "rotate-master-key",
     epilog="Example: THREADLOG_MASTER_KEY_PREVIOUS=… threadlog site rotate-master-key --json",

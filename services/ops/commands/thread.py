@@ -16,7 +16,7 @@ from services.core.page import PageRequest, Place
 from services.core.pagejson import Reader, page_json
 from services.errors import CommentNotFound, VersionNotReached
 from services.eventlog.log import ThreadName
-from services.ops.commands.export import time_of
+from services.ops.choosing import time_of
 from services.ops.exits import UsageRefused, run
 from services.ops.output import print_json, say
 from services.ops.selection import thread_named
@@ -41,7 +41,7 @@ def show(
     thread: Annotated[str, typer.Argument(help="The thread's key.")],
     as_of: Annotated[
         str | None,
-        typer.Option(help="As it was at this version, or at this time (RFC 3339 with zone)."),
+        typer.Option(help="As it was at this version, or at this time: 2026-11-23T05:00:00Z, or 2h, 3d ago."),
     ] = None,
     below: Annotated[str | None, typer.Option(help="The replies to this comment alone.")] = None,
     depth: Annotated[

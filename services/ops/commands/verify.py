@@ -12,7 +12,7 @@ import typer
 
 from services.core.addresses import check_site, site_stream_id
 from services.eventlog.log import ThreadName
-from services.ops.choosing import Choice, sample_of, since_when
+from services.ops.choosing import Choice, sample_of, time_of
 from services.ops.differences import Json, Text, Told
 from services.ops.exits import Exit, UsageRefused, leave, run
 from services.ops.output import Progress
@@ -66,7 +66,7 @@ def verify(
     choice = Choice(
         site,
         thread,
-        None if since is None else since_when(since),
+        None if since is None else time_of(since),
         None if sample is None else sample_of(sample),
         secrets.randbelow(1 << 32) if seed is None else seed,
     )

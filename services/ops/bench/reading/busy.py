@@ -45,7 +45,7 @@ def measure(scene: Scene, *, connections: int, rounds: int, seconds: float, rate
         idle, loaded, taken = [], [], []
         for _ in range(rounds):
             idle.append(measured(servers, case, seconds))
-            with Pacing(scene, rate, [BUSY["key"]], BUSY["key"]) as paced:
+            with Pacing(servers, scene.api.port, rate, [BUSY["key"]], BUSY["key"]) as paced:
                 loaded.append(measured(servers, case, seconds, warm=1.0))
                 done = paced.stop()
             taken.append(done["posts"] / max(done["seconds"], 1e-9))
@@ -83,7 +83,7 @@ def _visible(scene: Scene, rate: float, seconds: float) -> dict[str, Any]:
     """How long after its answer a comment is first read, with `rate` posts a second over some threads."""
     threads = [f"visible-{number}" for number in range(_THREADS)]
     _caught_up(scene)
-    with Pacing(scene, rate, threads, threads[0]) as paced:
+    with Pacing(scene.servers, scene.api.port, rate, threads, threads[0]) as paced:
         seen = asyncio.run(_watched(scene, threads[0], seconds))
         done = paced.stop()
     answered = {int(version): when for version, when in done["answered"].items()}

@@ -51,7 +51,7 @@ def measure(scene: Scene, *, connections: int, rounds: int, seconds: float) -> d
                 )
                 warm_up(servers, stack, case)
                 cases.append(case)
-        with Pacing(scene, 1.0, [HOT["key"]], HOT["key"]) as paced:
+        with Pacing(scene.servers, scene.api.port, 1.0, [HOT["key"]], HOT["key"]) as paced:
             found = interleaved(servers, cases, rounds=rounds, seconds=seconds)
             posted = paced.stop()
         given = sample(scene.api.port, path)

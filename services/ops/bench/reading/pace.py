@@ -24,12 +24,14 @@ _SLICE_S: Final = 0.002
 
 
 class Pace(TypedDict):
-    """Posts a second to the threads in turn; `seen` is one of them, whose versions are kept."""
+    """Posts a second to the threads in turn; `seen` is one of them, whose versions are kept. `parents`: what
+    is replied to, a comment of each thread, or none."""
 
     port: int
     site: str
     token: str
     threads: list[str]
+    parents: list[str]
     seen: str
     rate: float
     seed: int
@@ -57,9 +59,12 @@ async def keep(pace: Pace, until: asyncio.Event) -> Paced:
     number = 0
 
     async def post(client: Client) -> None:
-        thread = pace["threads"][number % len(pace["threads"])]
+        at = number % len(pace["threads"])
+        thread, body = pace["threads"][at], random.choice(bodies)
+        if pace["parents"]:
+            body = body | {"parent_id": pace["parents"][at]}
         path = f"/v1/sites/{pace['site']}/threads/{thread}/comments"
-        answer = await client.ask("POST", path, pace["token"], random.choice(bodies))
+        answer = await client.ask("POST", path, pace["token"], body)
         if answer.status != "201":
             paced["refused"][answer.status] = paced["refused"].get(answer.status, 0) + 1
         else:

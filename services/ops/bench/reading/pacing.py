@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
 from services.ops.bench.processes import Answering
 from services.ops.bench.reading.pace import Pace, Paced
-from services.ops.bench.reading.scene import Scene
-from services.ops.bench.servers import SITE
+from services.ops.bench.servers import SITE, Servers
 
 
 class Pacing:
     """Posts at a rate while it is entered; `stop` ends it and tells how it went."""
 
-    def __init__(self, scene: Scene, rate: float, threads: list[str], seen: str) -> None:
-        servers = scene.servers
+    def __init__(
+        self,
+        servers: Servers,
+        port: int,
+        rate: float,
+        threads: list[str],
+        seen: str,
+        *,
+        parents: Sequence[str] = (),
+        author: int = 0,
+    ) -> None:
         self._process = Answering("services.ops.bench.reading.pace", log=servers.folder / "pace.log")
         self._pace = Pace(
-            port=scene.api.port,
+            port=port,
             site=SITE,
-            token=servers.tokens[0],
+            token=servers.tokens[author],
             threads=threads,
+            parents=list(parents),
             seen=seen,
             rate=rate,
             seed=servers.seed,

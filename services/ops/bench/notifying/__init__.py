@@ -1,0 +1,1 @@
+"""`threadlog bench notify`, by parts."""
