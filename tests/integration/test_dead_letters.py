@@ -277,7 +277,9 @@ async def test_a_letter_that_has_moved_is_not_discarded(world: World) -> None:
     version = await unheard(world)
     (letter,) = await world.letters.page()
     await world.heal("t", version)
-    await Notifier(world.log.pool, world.log.keyring).notify(stream_of("t"))  # a release that could read it was quicker
+    await Notifier(world.log.pool, world.log.keyring).notify(
+        stream_of("t")
+    )  # a release that could read it was quicker
     with pytest.raises(LetterMoved):
         await world.letters.discard(letter, "too late")
     assert await world.letters.discarded() == []

@@ -66,7 +66,9 @@ async def test_many_notifiers_at_once_tell_each_reply_once(log: Writer, database
     root = await log.post("t", "ann")
     replies = [(await log.post("t", "bob", root.event_id)).event_id for _ in range(40)]
     async with asyncpg.create_pool(database_url, min_size=6, max_size=6) as pool:
-        written = await asyncio.gather(*(Notifier(pool, log.keyring, page=7).notify(THREAD) for _ in range(6)))
+        written = await asyncio.gather(
+            *(Notifier(pool, log.keyring, page=7).notify(THREAD) for _ in range(6))
+        )
     assert sum(written) == len(replies)
     assert await told(log) == [("ann", reply) for reply in replies]
     assert await checkpoint(log) == 41
