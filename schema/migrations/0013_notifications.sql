@@ -115,8 +115,6 @@ alter table notifications add column told_in xid8;
 alter table notifications alter column told_in set default pg_current_xact_id();
 alter table notifications add column mailed_in uuid;
 
-create index notifications_told on notifications (recipient_id, site, told_in);
-
 -- What leaves for somewhere else: a mail, a webhook. Its id follows from what it is, so it is entered once.
 create table deliveries (
     delivery_id uuid primary key,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from random import Random
 from uuid import UUID
@@ -15,7 +15,6 @@ from services.core.page import FoldIndex
 from services.errors import Unavailable
 from services.projection.advance import Projector
 from services.readmodel import keys
-from services.readmodel.views import Build
 from services.wiring import Resources, resources
 from tests.talk import Talk, settings_of, talking
 
@@ -112,12 +111,15 @@ class Overtaken(Projector):
         self._other = other
         self._overtaken = False
 
-    async def _write(self, build: Build, index: FoldIndex, events: dict[int, Recorded]) -> None:
+    async def _nodes(
+        self, index: FoldIndex, events: Mapping[int, Recorded]
+    ) -> AsyncIterator[dict[int, bytes]]:
         if not self._overtaken:
             self._overtaken = True
             await self._talk.post("bob", "meanwhile", to=self._talk.ids[0])
             await self._other.advance(self._talk.stream_id)
-        await super()._write(build, index, events)
+        async for some in super()._nodes(index, events):
+            yield some
 
 
 async def test_a_projector_that_was_overtaken_takes_no_view_back(

@@ -285,7 +285,7 @@ async def test_a_projector_that_is_behind_cannot_write_a_text_back(client: Clien
     await post_as_ann(client, BODY)
     whole = await late.whole(stream_of(T))
     build = slow.build(stream_of(T))
-    await late._write(build, whole.index, whole.events)
+    await build.fill(whole.index, late._nodes(whole.index, whole.events))
     await send_as_ann(client, "DELETE", f"{S}/me")
     carried_out = asyncio.create_task(eraser(client).round())
     gone = "select count(*) from comments where state = 'erased'"

@@ -66,8 +66,10 @@ async def load(connection: asyncpg.Connection, rows: int) -> None:
         from made;
         insert into notifier_checkpoints select stream_id, 1 from streams;
         insert into participants
-        select distinct on (stream_id, author_id) stream_id, sha256(author_id::bytea), author_id, version from made;
-        insert into mentioned select comment_id, stream_id, version, array[author_id] from made where n % 2 = 0;
+        select distinct on (stream_id, author_id) stream_id, sha256(author_id::bytea), author_id, version
+        from made;
+        insert into mentioned
+        select comment_id, stream_id, version, array[author_id] from made where n % 2 = 0;
         insert into deliveries (
             delivery_id, site, channel, kind, recipient_id, endpoint_id, event_id, state, next_at, ended_at
         )
@@ -355,8 +357,7 @@ FRESH = [
     for name in PLANNED
     if name not in ("heads", "threads", "comments_state", "standings", "comment_states", "stream_ends")
     and name not in ("logged_streams", "streams_kept", "comments_kept", "repair_notified")
-    and name not in ("inbox_since", "inbox_news", "keep_contacts", "takes_addresses")
-    and name not in ("end_names",)
+    and name not in ("inbox_since", "inbox_news", "keep_contacts", "takes_addresses", "end_names")
     and name not in ("bury_deliveries", "retry_dead_deliveries", "remove_old_deliveries")
 ]
 """These read ten pages at most of a table that holds nothing yet, and are planned anew once it does."""
