@@ -148,7 +148,7 @@ create index deliveries_dead on deliveries (channel, site, ended_at) where state
 
 create table webhook_endpoints (
     endpoint_id uuid primary key,
-    site text not null references sites,
+    site text not null,
     url text not null,
     -- the secret that signs, under the master key, bound to the endpoint's id
     wrapped bytea not null,
@@ -171,7 +171,7 @@ create index webhook_endpoints_by_site on webhook_endpoints (site) where disable
 
 -- A site's own words, in the place of ours.
 create table site_templates (
-    site text not null references sites,
+    site text not null,
     name text not null,
     source text not null,
     changed_at timestamptz not null default now(),

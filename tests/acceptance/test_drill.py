@@ -22,14 +22,28 @@ ANSWERED: Final = ["article-1", "article-2", "article-3"]
 QUIET: Final = ["article-4", "article-5"]
 
 BUG: Final = """
+from services.readmodel.layout import Layout
 from services.readmodel.records import Changes
 
-counted = Changes.of.__func__
+def twice(descendants):
+    return {posted: 2 * count for posted, count in descendants.items()}
+
+changes = Changes.of.__func__
 
 def counted_twice(cls, comments, nodes, descendants, **more):
-    return counted(cls, comments, nodes, {posted: 2 * count for posted, count in descendants.items()}, **more)
+    return changes(cls, comments, nodes, twice(descendants), **more)
 
 Changes.of = classmethod(counted_twice)
+
+class Index:
+    def __init__(self, index):
+        self.index, self.descendants = index, twice(index.descendants)
+
+    def __getattr__(self, name):
+        return getattr(self.index, name)
+
+laid_out = Layout.__init__
+Layout.__init__ = lambda self, index, *more: laid_out(self, Index(index), *more)
 
 from services.ops.cli import main
 

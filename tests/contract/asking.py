@@ -30,6 +30,8 @@ THREADS: Final = ("one", "two", "a%2Fb")
 """As a path has them."""
 OTHER_SITE: Final = "quiz"
 AUTHORS: Final = ("ann", "bob")
+CONFIRMING: Final = "eve"
+"""Who gave an address, and is asked whether it is theirs."""
 
 LET_IN: Final[dict[tuple[str, str], str]] = {
     (route.method, route.path): {
@@ -63,6 +65,8 @@ class Scene:
     """Threads and comments, by ann and bob in turn."""
     spare: list[tuple[str, str]]
     """Comments that may be deleted, hidden and removed."""
+    address_mac: str
+    """Of the address that CONFIRMING gave."""
     asked: Counter[tuple[str, bool, int]] = field(default_factory=Counter)
     """Answers by operation, whether the request had the described shape, and status."""
     random: random.Random = field(default_factory=random.Random)
@@ -105,7 +109,7 @@ class Scene:
         """The token that a mail's link to this page has."""
         links = MailLinks(MasterKey(MASTER_KEY))
         if path.endswith("/confirm"):
-            return links.confirm(SITE, "ann", "of no address")
+            return links.confirm(SITE, CONFIRMING, self.address_mac)
         return links.unsubscribe(SITE, "ann", UUID(int=1))
 
     def sensible(self, body: dict[str, Any], thread: str) -> None:

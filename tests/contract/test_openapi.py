@@ -19,7 +19,8 @@ from services.api.openapi import describe
 from services.api.problems import CODES
 from services.api.route_codes import codes_by_status
 from services.api.routes import ROUTES
-from tests.contract.asking import AUTHORS, OTHER_SITE, THREADS, Scene, findings
+from services.eventlog.contacts import Contacts
+from tests.contract.asking import AUTHORS, CONFIRMING, OTHER_SITE, THREADS, Scene, findings
 from tests.processes import SECRET, S, Threadlog, threadlog
 from tests.writer import SITE
 
@@ -55,7 +56,10 @@ async def scene(running: Threadlog) -> Scene:
     for (thread, comment), sub, roles in ((made[0], "ann", ()), (made[1], "mia", ("moderator",))):
         path = f"{S}/threads/{thread}/comments/{comment}"
         assert (await client.send("DELETE", path, sub=sub, roles=roles)).status == 204
-    return Scene(client, keys, joined.json["token"], comments, spare)
+    contacts = Contacts(parts.pool, parts.keyring)
+    await contacts.keep(SITE, CONFIRMING, "given", "eve@mail.example")
+    (address,) = await contacts.all(SITE, CONFIRMING)
+    return Scene(client, keys, joined.json["token"], comments, spare, address.mac)
 
 
 def shares(asked: Counter[tuple[str, bool, int]]) -> dict[bool, Counter[str]]:

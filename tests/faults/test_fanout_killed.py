@@ -74,17 +74,23 @@ async def test_each_follower_is_told_once_whoever_is_killed(running: Threadlog, 
 async def test_a_large_fan_out_does_not_hold_up_other_threads(running: Threadlog) -> None:
     """Its chunks wait in a queue of their own: while one cannot go on, others hear of their replies."""
     pool = running.parts.pool
-    await running.client.post("t", "worth following", sub="ann")
     await pool.execute(
         "insert into subscriptions (stream_id, author_id, site, level) "
         "select $1, 'f-' || number, $2, 'all' from generate_series(1, 500) as number",
         *(running.stream_of("t"), SITE),
     )
-    # Nobody gets through to a follower before this lock goes.
-    async with pool.acquire() as connection, connection.transaction():
-        await connection.execute("lock table fanouts in share mode")
+    large = await running.client.post("t", "for all of them", sub="bob")
+    async with pool.acquire() as connection:
+        # Nobody gets through to a follower before it is known that these rows are not entered.
+        entering = connection.transaction()
+        await entering.start()
+        await connection.execute(
+            "insert into notifications (site, recipient_id, notification_id, event_id, stream_id, "
+            "comment_id, reason, created_at) select $1, 'f-' || number, gen_random_uuid(), $2, $3, $2, 'follow', now() "
+            "from generate_series(1, 500) as number",
+            *(SITE, large.json["id"], running.stream_of("t")),
+        )
         running.worker()
-        await running.client.post("t", "for all of them", sub="bob")
         elsewhere = await running.client.post("elsewhere", "a question", sub="cem")
         answer = await running.client.post("elsewhere", "an answer", sub="dan", to=elsewhere.json["id"])
         await until(
@@ -93,4 +99,5 @@ async def test_a_large_fan_out_does_not_hold_up_other_threads(running: Threadlog
             within=90.0,
         )
         assert await pool.fetchval(_COUNT) == 0
+        await entering.rollback()
     await until(lambda: pool.fetchval(_COUNT), "the followers are told", lambda count: count == 500)

@@ -290,6 +290,9 @@ def test_the_doctor_is_content_with_a_healthy_installation(invoke: Invoke, threa
         "sites",
         "lag",
         "dead letters",
+        "deliveries",
+        "mail",
+        "webhooks",
     }
 
 

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from services.core import thread
-from services.core.markup import render
+from services.core.node import said_in_prose
 from services.errors import LetterMoved, PoisonEvent
 from services.eventlog.checkpoints import Projection
 from services.eventlog.keys import MasterKey
@@ -342,13 +342,13 @@ async def test_a_text_that_cannot_be_rendered_parks_and_is_quoted_nowhere(
     await world.log.post("t", "bob")
     await world.log.post("t", "ann")
 
-    def fails(body: str) -> str:
-        if "bob" in body:
-            raise IndexError(f"a bug with {body}")
-        return render(body)
+    def fails(author_id: str, sealed: bytes) -> tuple[bytes, bytes] | None:
+        if b"bob" in sealed:
+            raise IndexError(f"a bug with {sealed!r}")
+        return said_in_prose(author_id, sealed)
 
     with monkeypatch.context() as bug:
-        bug.setattr("services.core.node.render", fails)
+        bug.setattr("services.projection.fold.said_in_prose", fails)
         await world.following.project([stream_of("t")], Looked.now())
         (letter,) = await world.letters.page()
         assert letter.version == 2
@@ -385,7 +385,7 @@ async def test_a_bug_parks_its_threads_until_the_next_release(
             await started.shows(name, 1)
             stream_id = started.stream_of(name)
             await until(lambda stream_id=stream_id: started.parts.views.head(stream_id), "a view")  # type: ignore[misc]
-        await started.client.post("bad", "*poison*", sub="bob")
+        await started.client.post("bad", "# poison", sub="bob")
         fine = await started.client.post("good", "two", sub="bob")
         await started.shows("good", fine.version)
         page = await until(lambda: started.page("bad"), "the page is stale", lambda answer: answer.stale)
@@ -399,7 +399,7 @@ async def test_a_bug_parks_its_threads_until_the_next_release(
         await worker.stop()
         started.worker()
         page = await started.shows("bad", last.version)
-        assert [one["html"] for one in page.json["comments"]][1] == "<p><em>poison</em></p>"
+        assert [one["html"] for one in page.json["comments"]][1] == "<p><strong>poison</strong></p>"
         await until(
             lambda: started.parts.pool.fetchval("select count(*) from dead_letters"),
             "the letter is gone",

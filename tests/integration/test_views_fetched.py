@@ -34,14 +34,14 @@ def views(redis: Redis) -> Views:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Meanwhile]:
     """What is done before each question, in turn: what is left has not been asked for."""
     meanwhile: list[Meanwhile] = []
-    ask = Line.ask
+    tell = Line.tell
 
     async def interrupted(self: Line, *commands: bytes) -> list[object]:
         if meanwhile:
             await meanwhile.pop(0)()
-        return await ask(self, *commands)
+        return await tell(self, *commands)
 
-    monkeypatch.setattr(Line, "ask", interrupted)
+    monkeypatch.setattr(Line, "tell", interrupted)
     return meanwhile
 
 
