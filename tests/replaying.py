@@ -29,13 +29,19 @@ def keys_of(count: int) -> list[str]:
 async def fill(writer: Writer, threads: int, *, posts: int = 4) -> list[UUID]:
     """Write so many threads, each with a root, replies to it and a comment removed; their streams."""
 
+    at_once = asyncio.Semaphore(16)  # more would wait for a connection longer than they may
+
     async def one(key: str) -> UUID:
+        async with at_once:
+            await write(key)
+        return stream_of(key)
+
+    async def write(key: str) -> None:
         root = await writer.post(key, "ann")
         for number in range(posts - 2):
             await writer.post(key, ("bob", "cem")[number % 2], root.event_id)
         last = await writer.post(key, "bob", root.event_id)
         await writer.remove(key, last.event_id)
-        return stream_of(key)
 
     return list(await asyncio.gather(*map(one, keys_of(threads))))
 

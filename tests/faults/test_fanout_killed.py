@@ -86,7 +86,8 @@ async def test_a_large_fan_out_does_not_hold_up_other_threads(running: Threadlog
         await entering.start()
         await connection.execute(
             "insert into notifications (site, recipient_id, notification_id, event_id, stream_id, "
-            "comment_id, reason, created_at) select $1, 'f-' || number, gen_random_uuid(), $2, $3, $2, 'follow', now() "
+            "comment_id, reason, created_at) "
+            "select $1, 'f-' || number, gen_random_uuid(), $2, $3, $2, 'follow', now() "
             "from generate_series(1, 500) as number",
             *(SITE, large.json["id"], running.stream_of("t")),
         )
