@@ -13,7 +13,8 @@ from uuid import UUID
 
 from schema.events.envelope import GENESIS, Recorded, canonical, chain_of
 from services.core.commands import Rules, Sealed, ThreadCommand
-from services.core.decide import NewEvent, decide
+from services.core.decide import decide
+from services.core.deciding.events import NewEvent
 from services.core.site import SiteSettings
 from services.core.thread import ThreadState, evolve, timestamp
 from services.errors import Refusal

@@ -15,7 +15,7 @@ from services.api.answers import etag, head_of, read
 from services.api.context import Visit, thread_of, visit
 from services.api.deps import API
 from services.api.queries import MineQuery, query_of
-from services.core.decide import takes_posts
+from services.core.deciding.posting import takes_posts
 from services.errors import VersionNotReached
 from services.eventlog.lists import Own
 from services.readmodel.records import Head

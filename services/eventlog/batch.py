@@ -26,7 +26,8 @@ from services.core.commands import (
     ThreadCommand,
     VoteComment,
 )
-from services.core.decide import NewEvent, decide, decide_site
+from services.core.decide import decide, decide_site
+from services.core.deciding.events import NewEvent
 from services.core.site import DEFAULTS, SiteSettings, SiteState, evolve_site
 from services.core.thread import NO_VOTE, Comment, CommentState, ThreadState, evolve
 from services.errors import CommentNotOpen, IdempotencyKeyReused, KeyDestroyed, Refusal

@@ -10,7 +10,8 @@ from uuid import UUID
 import pytest
 
 from services.core.commands import Actor, Rules, ThreadCommand
-from services.core.decide import NewEvent, decide, decide_site, following_id
+from services.core.decide import decide, decide_site
+from services.core.deciding.events import NewEvent, following_id
 from services.core.site import SiteSettings, SiteState
 from services.core.thread import MAX_DEPTH, CommentState
 from services.errors import (

@@ -8,7 +8,8 @@ from typing import Any, Literal
 import pytest
 
 from services.core.commands import Rules, VoteComment
-from services.core.decide import NewEvent, decide
+from services.core.decide import decide
+from services.core.deciding.events import NewEvent
 from services.core.site import SiteSettings
 from services.core.thread import CommentState
 from services.errors import CommentNotFound, CommentNotOpen, Forbidden, OwnComment

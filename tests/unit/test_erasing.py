@@ -6,7 +6,8 @@ import pytest
 
 from services.core.addresses import site_stream_id
 from services.core.commands import Actor, EraseAuthor
-from services.core.decide import NewEvent, decide_site, following_id
+from services.core.decide import decide_site
+from services.core.deciding.events import NewEvent, following_id
 from services.core.node import NO_AUTHOR, NO_TEXT, author_fragment, decode, text_fragment
 from services.core.page import FoldIndex, Picked
 from services.core.pagejson import Reader, comment_json

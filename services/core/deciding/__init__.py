@@ -1,0 +1,1 @@
+"""What each kind of command adds to its stream: the parts of `services.core.decide`."""
