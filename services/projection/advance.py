@@ -177,7 +177,7 @@ class Projector:
             running.add_done_callback(lambda _: self._rebuilding.pop(stream_id, None))
         return await asyncio.shield(running)
 
-    async def rebuild(self, stream_id: UUID, whole: Whole | None = None) -> Head | None:
+    async def rebuild(self, stream_id: UUID, whole: Whole | LongThread | None = None) -> Head | None:
         """Build the thread's view anew from the log, beside the one that serves, and switch to it.
 
         `whole` is the thread folded already, if it is. The head of the new view; None for a thread without
@@ -188,7 +188,11 @@ class Projector:
             if whole is None:
                 last = await self.log.head(stream_id)
                 if last is not None and last[0] > LONG:
-                    return await self._rebuild_long(stream_id)
+                    whole = LongThread(self.log, stream_id)
+                    await whole.fold()
+            if isinstance(whole, LongThread):
+                return await self._rebuild_long(stream_id, whole)
+            if whole is None:
                 whole = await self._whole(stream_id, voters=False)
             for _ in range(_TRIES):
                 try:
@@ -203,10 +207,8 @@ class Projector:
             raise whole.poison
         return head
 
-    async def _rebuild_long(self, stream_id: UUID) -> Head:
+    async def _rebuild_long(self, stream_id: UUID, thread: LongThread) -> Head:
         """As `rebuild`, of a thread that is too long to be held in memory as objects."""
-        thread = LongThread(self.log, stream_id)
-        await thread.fold()
         poison = thread.poison
         for _ in range(_TRIES):
             build = self.views.build(stream_id)

@@ -133,19 +133,31 @@ class Replayer:
 
     async def _long(self, stream_id: UUID, length: int, started: float) -> Replayed:
         """As `replay`, of a thread that is too long to be held in memory as objects: its comments are
-        compared a part after the other, and the stream is folded for each."""
+        compared a part after the other, and the stream is folded for each. The view comes first: what it is
+        made of is large, and what parts leave of the heap is no place for it."""
         thread = LongThread(self._projector.log, stream_id)
         await thread.fold()
+        if thread.poison is not None:
+            return await self._rebuilt(stream_id, 0, started, thread)
+        rows = await self._repair_stream(stream_id, thread)
+        try:
+            done = await self._rebuilt(stream_id, rows, started, thread)
+        except PoisonEvent:  # a text that does not open is the view's concern alone
+            await self._repair_parts(stream_id, length)
+            raise
+        del thread
+        rows = await self._repair_parts(stream_id, length)
+        return replace(done, rows=done.rows + rows, seconds=time.perf_counter() - started)
+
+    async def _repair_parts(self, stream_id: UUID, length: int) -> int:
         rows = 0
-        if thread.poison is None:
-            with suppress(PoisonEvent):
-                for after in range(0, length, PART):
-                    rows += await self._compare_and_repair(part_of(stream_id, after, after + PART), own=False)
-                rows += await self._repair_stream(stream_id, thread)
-        return await self._rebuilt(stream_id, rows, started)
+        with suppress(PoisonEvent):  # in what came meanwhile: whoever brings the view there tells of it
+            for after in range(0, length, PART):
+                rows += await self._compare_and_repair(part_of(stream_id, after, after + PART), own=False)
+        return rows
 
     async def _rebuilt(
-        self, stream_id: UUID, rows: int, started: float, whole: Whole | None = None
+        self, stream_id: UUID, rows: int, started: float, whole: Whole | LongThread
     ) -> Replayed:
         rows += await self._settle([stream_id])
         head = await self._projector.rebuild(stream_id, whole)
