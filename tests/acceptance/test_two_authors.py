@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -144,3 +145,47 @@ async def test_two_authors_hear_of_each_other(scene: Scene) -> None:
     await until(waiting, "nothing waits", lambda count: count == 0)
     assert len(scene.box.mails) == 4
     assert await hooked() == expected
+
+
+async def test_a_guest_is_told_by_mail_once_they_have_confirmed_their_address(scene: Scene) -> None:
+    client, pool = scene.log.client, scene.log.parts.pool
+    changed = await client.send("PATCH", f"{S}/settings", {"guests": True}, sub="root", roles=("admin",))
+    assert changed.status == 200
+    joined = await client.send("POST", f"{S}/guests", {"name": "Gil", "email": "gil@example.org"})
+    signed = {"Authorization": f"Bearer {joined.json['token']}"}
+    path = f"{S}/threads/t/comments"
+    asked = await client.send("POST", path, {"body": "May a guest ask?"}, headers=signed)
+    assert asked.status == 201, asked.raw
+
+    async def to_gil() -> list[str]:
+        envelopes = zip(scene.box.mails, scene.box.envelopes, strict=True)
+        return [part(mail, "plain") for mail, (_, to) in envelopes if to == ["gil@example.org"]]
+
+    # Nobody is written to but to be asked whether the address is theirs.
+    await scene.say("ann", "Before you confirmed.", asked.json["id"])
+    (question,) = await until(to_gil, "gil is asked", lambda found: len(found) >= 1)
+    await until(
+        lambda: pool.fetchval("select version from notifier_checkpoints"),
+        "ann's reply was told, to whom it may be",
+        lambda version: version == 2,
+    )
+    link = re.search(rf"{re.escape(BASE)}(/v1/sites/{SITE}/confirm\?token=\S+)", question)
+    assert link is not None, question
+    assert (await client.send("POST", link[1])).status == 200
+
+    await scene.say("bob", "They may, @Gil.", asked.json["id"])
+
+    async def entered() -> int:
+        return int(
+            await pool.fetchval(
+                "update deliveries set next_at = now() where kind = 'digest' and state = 'pending' "
+                "and next_at > now() returning 1"
+            )
+            or 0
+        )
+
+    await until(entered, "the hour's mail is entered, and due", lambda count: count == 1)
+    mails = await until(to_gil, "gil is told", lambda found: len(found) >= 2)
+    assert "They may, @Gil." in mails[1]
+    assert "Before you confirmed." not in mails[1]
+    assert len(mails) == 2

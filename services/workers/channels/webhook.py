@@ -166,11 +166,7 @@ async def webhooks(
             cookie_jar=DummyCookieJar(),
             auto_decompress=False,
             trust_env=False,
-            headers={
-                "Content-Type": "application/json",
-                "User-Agent": "threadlog",
-                "Accept-Encoding": "identity",
-            },
+            headers=_HEADERS,
         )
 
     async with session(public=True) as outside, session(public=False) as inside:
