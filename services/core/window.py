@@ -1,12 +1,11 @@
 """A part of a thread's comments, folded without the others: for threads too long to be held whole.
 
-The whole stream is folded for each part. Of a comment outside of it 24 bytes are kept, its version, its
-parent's and its id, from which the paths of those inside are made.
+The whole stream is folded for each part. Of a comment before it 24 bytes are kept, its version, its parent's
+and its id, from which the paths of those inside are made.
 """
 
 from __future__ import annotations
 
-from array import array
 from bisect import bisect_left
 from typing import TypeVar, overload
 from uuid import UUID
@@ -36,15 +35,19 @@ class _Comments(dict[UUID, Comment]):
     def __init__(self, after: int, to: int) -> None:
         super().__init__()
         self._after, self._to = after, to
-        self._posted = array("I")
-        self._parents = array("I")
-        self._ids = bytearray()
+        # Made at once, of memory that is there once it is written to: what grows leaves holes in the heap.
+        self._before = 0
+        self._posted = memoryview(bytearray(4 * after)).cast("I")
+        self._parents = memoryview(bytearray(4 * after)).cast("I")
+        self._ids = bytearray(16 * after)
 
     def __setitem__(self, comment_id: UUID, comment: Comment) -> None:
-        self._posted.append(comment.posted)
-        self._parents.append(comment.parent)
-        self._ids += comment_id.bytes
-        if not self._after < comment.posted <= self._to:
+        if comment.posted <= self._after:
+            place, self._before = self._before, self._before + 1
+            self._posted[place], self._parents[place] = comment.posted, comment.parent
+            self._ids[16 * place : 16 * place + 16] = comment_id.bytes
+            return
+        if comment.posted > self._to:
             return
         if comment.parent and comment.parent <= self._after:
             comment.path = self._path(comment.parent)
@@ -63,7 +66,7 @@ class _Comments(dict[UUID, Comment]):
         """The ids of the last ancestors of a reply to the comment posted at this version, root first."""
         path: list[bytes] = []
         while posted and len(path) < PATH_LENGTH:
-            place = bisect_left(self._posted, posted)
+            place = bisect_left(self._posted, posted, hi=self._before)
             path.append(bytes(self._ids[16 * place : 16 * place + 16]))
             posted = self._parents[place]
         return b"".join(reversed(path))

@@ -202,6 +202,7 @@ async def retire(redis: Redis, scripts: Scripts, stream_id: UUID, build: str, *,
     ]
     if await scripts.retire(names, [build, "drop" if drop else ""]):
         below = keys.descendants(stream_id, build)
+        lists = keys.lists(stream_id, build)
         cursor = -1
         while cursor:
             answer = await cast(
@@ -210,15 +211,10 @@ async def retire(redis: Redis, scripts: Scripts, stream_id: UUID, build: str, *,
             )
             cursor, parents = answer
             if parents:
-                versions = (int.from_bytes(parent, "big") for parent in parents)
-                await redis.unlink(*(name for one in versions for name in _lists(stream_id, build, one)))
+                await redis.unlink(*(list_ + parent for parent in parents for list_ in lists))
         # The counts go last: they name the keys above, should this be cut short and begun again.
-        await redis.unlink(*_lists(stream_id, build, 0), below)
+        await redis.unlink(*(list_ + keys.posted(0) for list_ in lists), below)
     await forget(redis, stream_id, build)
-
-
-def _lists(stream_id: UUID, build: str, parent: int) -> list[bytes]:
-    return [keys.children(stream_id, build, parent, of) for of in keys.LISTS]
 
 
 async def sweep(redis: Redis, scripts: Scripts, limit: int = 100) -> int:

@@ -113,6 +113,12 @@ def children(stream_id: UUID, token: str, parent: int, of: RankedSort | Literal[
     return f"{build(stream_id, token)}{LISTS[of]}:".encode() + posted(parent)
 
 
+def lists(stream_id: UUID, token: str) -> list[bytes]:
+    """What the keys of `children` begin with, of each kind: the parent follows."""
+    prefix = build(stream_id, token).encode()
+    return [prefix + letter.encode() + b":" for letter in LISTS.values()]
+
+
 def posted(version: int) -> bytes:
     """A posting version, as a field, a member or the end of a key."""
     return version.to_bytes(POSTED_BYTES, "big")
