@@ -74,6 +74,8 @@ class Reference:
     """Of each thread: names and who bore them, in the order of the posts."""
     _now: dict[UUID, list[str]] = field(default_factory=lambda: defaultdict(list))
     _ever: dict[UUID, list[str]] = field(default_factory=lambda: defaultdict(list))
+    _of: dict[tuple[str, UUID], UUID] = field(default_factory=dict)
+    """By which event somebody was told of a comment."""
     _waiting: dict[UUID, list[_Told]] = field(default_factory=lambda: defaultdict(list))
 
     def come_by(self, thread: str, page: int) -> bool:
@@ -162,8 +164,16 @@ class Reference:
     def _each(self, thread: str, event: Event, comment: Comment, whom: dict[str, list[str]]) -> None:
         for reason in STRENGTH:
             for person in whom.get(reason, ()):
-                if self._hears(thread, person, reason, event, comment):
-                    self.inbox[person].setdefault(event.id, reason)
+                if not self._hears(thread, person, reason, event, comment):
+                    continue
+                of = (
+                    event.id
+                    if reason == "moderation"
+                    else self._of.setdefault((person, event.comment), event.id)
+                )
+                if of != event.id:
+                    continue  # they were told of another text of this comment
+                self.inbox[person].setdefault(event.id, reason)
 
     def _hears(self, thread: str, person: str, reason: str, event: Event, comment: Comment) -> bool:
         world, wanted = self.world, self.world.wanted[person]

@@ -46,14 +46,28 @@ delete from fanouts where stream_id = $1 and event_id = $2 and part = $3;
 insert into untold (stream_id, comment_id, version, event_id) values ($1, $2, $3, $4) on conflict do nothing;
 
 -- name: fanouts_left
--- Threads with parts that have waited for some seconds, the oldest first.
-select stream_id from (
-    select stream_id, min(entered_at) as entered_at from (
-        select stream_id, entered_at from fanouts
-        where entered_at < now() - interval '2 seconds' order by entered_at limit 1000
-    ) as oldest group by stream_id
-) as threads
-order by entered_at limit 100;
+-- Threads with parts that have waited for some seconds, at most a thousand. They are found by steps along the index,
+-- whatever waits in each.
+with recursive threads as (
+    (select stream_id, 1 as number from fanouts order by stream_id limit 1)
+    union all
+    select (
+        select f.stream_id from fanouts f where f.stream_id > t.stream_id order by f.stream_id limit 1
+    ), t.number + 1
+    from threads t where t.stream_id is not null and t.number < 1000
+)
+select t.stream_id from threads t
+where t.stream_id is not null and exists (
+    select from fanouts f
+    where f.stream_id = t.stream_id and f.entered_at < now() - interval '2 seconds'
+);
+
+-- name: fanouts_waiting
+-- How many parts wait, counted up to $1, and for how many seconds the oldest has.
+select (select count(*) from (select from fanouts limit $1) as f) as parts,
+    coalesce((
+        select extract(epoch from greatest(interval '0', now() - entered_at)) from fanouts order by entered_at limit 1
+    ), 0)::float as seconds;
 
 -- name: comment_state
 select state from comments where comment_id = $1 and stream_id = $2;

@@ -140,7 +140,7 @@ left join lateral (
 where s.level is not null or p.reasons is not null or a.person like 'guest:%';
 
 -- name: insert_notifications
--- One for each person and event, however often it is told.
+-- One for each person and event, however often it is told. Who was told of a comment hears of no edit of it.
 insert into notifications (
     site, recipient_id, notification_id, event_id, stream_id, comment_id, reason, actor_id, created_at
 )
@@ -148,6 +148,10 @@ select site, recipient_id, notification_id, event_id, stream_id, comment_id, rea
 from unnest(
     $1::text[], $2::text[], $3::uuid[], $4::uuid[], $5::uuid[], $6::uuid[], $7::text[], $8::text[], $9::timestamptz[]
 ) as n (site, recipient_id, notification_id, event_id, stream_id, comment_id, reason, actor_id, created_at)
+where n.reason = 'moderation' or n.event_id = n.comment_id or not exists (
+    select from notifications t
+    where t.recipient_id = n.recipient_id and t.site = n.site and t.event_id = n.comment_id
+)
 on conflict (recipient_id, site, event_id) do nothing
 returning notification_id;
 

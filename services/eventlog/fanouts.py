@@ -105,7 +105,7 @@ class Fanouts:
         for start in range(0, len(recipients), _IN_ONE_WEBHOOK):
             some = recipients[start : start + _IN_ONE_WEBHOOK]
             about = {"comment_id": str(part.comment_id), "recipients": [[one, _REASON] for one in some]}
-            salt = f"{part.part} {part.after} {start}"
+            salt = str(ids[start])  # one of those that were entered just now
             await connection.execute(
                 QUERIES["enter_webhooks"], part.site, part.event_id, orjson.dumps(about).decode(), salt
             )

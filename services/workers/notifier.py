@@ -28,7 +28,7 @@ from services.eventlog.keys import AuthorKey, Keyring
 from services.eventlog.queries import QUERIES
 from services.projection.names import Reading
 from services.workers.happened import Thread, Told
-from services.workers.telling import Telling
+from services.workers.telling import Crowded, Telling
 
 PAGE: Final = 500
 """Events of one thread that are read for one transaction, at most."""
@@ -96,18 +96,25 @@ class Notifier:
         """The version up to which people were told of the thread."""
         return int(await self._pool.fetchval(QUERIES["notifier_checkpoint"], stream_id) or 0)
 
-    async def _together(self, stream_ids: Sequence[UUID], outcome: Outcome) -> list[UUID]:
-        """One transaction for these threads; those of which there is more to read."""
+    async def _together(
+        self, stream_ids: Sequence[UUID], outcome: Outcome, page: int | None = None
+    ) -> list[UUID]:
+        """One transaction for these threads, `page` events of each at most; those of which there is more to
+        read."""
         try:
-            return await self._step(stream_ids, outcome)
+            return await self._step(stream_ids, outcome, page or self._page)
+        except Crowded as crowded:
+            if len(stream_ids) == 1:
+                smaller = max(1, int((page or self._page) / (1.5 * crowded.times)))
+                return await self._together(stream_ids, outcome, smaller)
         except Exception as error:  # noqa: BLE001 - only the thread that it is about suffers
             if len(stream_ids) == 1 or isinstance(error, _CONNECTION):
                 outcome.failed.update(dict.fromkeys(stream_ids, error))
                 return []
         return [more for stream_id in stream_ids for more in await self._together([stream_id], outcome)]
 
-    async def _step(self, stream_ids: Sequence[UUID], outcome: Outcome) -> list[UUID]:
-        threads = await self._read(stream_ids)
+    async def _step(self, stream_ids: Sequence[UUID], outcome: Outcome, page: int) -> list[UUID]:
+        threads = await self._read(stream_ids, page)
         moving = [thread for thread in threads if thread.moves]
         told = Told()
         if moving:
@@ -126,7 +133,7 @@ class Notifier:
                 outcome.failed[thread.stream_id] = thread.error
         return more
 
-    async def _read(self, stream_ids: Sequence[UUID]) -> list[Thread]:
+    async def _read(self, stream_ids: Sequence[UUID], page: int) -> list[Thread]:
         """What the threads hold behind their checkpoints, a page of each."""
         rows = await self._pool.fetch(QUERIES["notified"], list(stream_ids))
         threads = [
@@ -142,7 +149,7 @@ class Notifier:
             )
             for row in rows
         ]
-        page = min(self._page, max(16, _EVENTS // max(1, len(threads))))
+        page = min(page, max(16, _EVENTS // max(1, len(threads))))
         events = defaultdict[UUID, list[Recorded]](list)
         for row in await self._pool.fetch(
             QUERIES["notifiable"],

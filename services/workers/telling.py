@@ -19,7 +19,16 @@ import asyncpg
 import orjson
 
 from services.core.addresses import new_event_id
-from services.core.recipients import GUEST, IMPORTED, UNSAID, Happening, Notice, Wishes, recipients
+from services.core.recipients import (
+    GUEST,
+    IMPORTED,
+    UNSAID,
+    Happening,
+    Notice,
+    Reason,
+    Wishes,
+    recipients,
+)
 from services.eventlog.queries import QUERIES
 from services.projection.names import Mentioned
 from services.workers.happened import Decided, Deciding, Standing, Thread, Told, Untold
@@ -29,8 +38,19 @@ Connection = asyncpg.pool.PoolConnectionProxy
 FEW: Final = 100
 """Followers whom the notifier tells itself; more are left to the fan-out."""
 
+ROWS: Final = 10_000
+"""Followers' notifications that one transaction writes, at most: half a second's work."""
+
 _COUNTER_SHIFT: Final = 62
 _RANDOM_BYTES: Final = 10
+
+
+class Crowded(Exception):
+    """So many times more than ROWS would be written: the transaction is for fewer events."""
+
+    def __init__(self, times: float) -> None:
+        super().__init__(f"{times:.1f} times too much for one transaction")
+        self.times = times
 
 
 class Telling:
@@ -45,7 +65,7 @@ class Telling:
         self._told = Told()
 
     async def tell(self) -> Told:
-        """Tell everybody, and move the checkpoints."""
+        """Tell everybody, and move the checkpoints. Raises Crowded."""
         await self._lock()
         await self._load_standings()
         await self._load_names()
@@ -137,6 +157,9 @@ class Telling:
         for row in await self._connection.fetch(QUERIES["followers_to_tell"], streams, FEW + 1):
             followers[row["stream_id"]].append(row["author_id"])
         many = [one for one in posts if len(followers[one.stream_id]) > FEW]
+        rows = sum(len(followers[one.stream_id]) for one in posts) - (FEW + 1) * len(many)
+        if rows > ROWS:
+            raise Crowded(rows / ROWS)
         above = await self._above(posts)
         for place, one in enumerate(decided.happenings):
             if one.event_id not in decided.posts:
@@ -155,14 +178,14 @@ class Telling:
                 ),
             )
         if many:
-            rows = [
+            entered = [
                 (
                     *(one.stream_id, self._threads[one.stream_id].site, one.event_id, one.comment_id),
                     *(one.version, one.actor_id, one.created_at),
                 )
                 for one in many
             ]
-            await self._connection.execute(QUERIES["enter_fanout"], *_columns(rows, 7))
+            await self._connection.execute(QUERIES["enter_fanout"], *_columns(entered, 7))
             self._told.fanned += {one.stream_id for one in many}
 
     async def _follow(self, posts: Sequence[Happening]) -> dict[tuple[UUID, str], int]:
@@ -206,12 +229,22 @@ class Telling:
             *_columns(asked, 2),
         )
         wishes = {asked[row["place"]]: _wishes(row) for row in rows}
-        return [
+        found = [
             notice
             for one in happenings
             for notice in recipients(
                 one, {person: wishes.get((one.stream_id, person), UNSAID) for _, person in one.concerned()}
             )
+        ]
+        # Of one comment's texts the first that concerns somebody.
+        first: dict[tuple[UUID, str], Notice] = {}
+        for notice in found:
+            if notice.reason is not Reason.MODERATION:
+                first.setdefault((notice.comment_id, notice.recipient_id), notice)
+        return [
+            notice
+            for notice in found
+            if notice.reason is Reason.MODERATION or first[notice.comment_id, notice.recipient_id] is notice
         ]
 
     # --- writing ----------------------------------------------------------------------------------------
@@ -241,15 +274,17 @@ class Telling:
             for site in sorted({site for site, _, _ in told}):
                 mine = [(n.event_id, n.recipient_id, id_) for where, id_, n in told if where == site]
                 await self._connection.execute(QUERIES["enter_mail"], site, *_columns(mine, 3))
-        await self._hook(
-            [(site, notice) for site, _, notice in told if self._threads[notice.stream_id].hooked]
-        )
+        await self._hook([one for one in told if self._threads[one[2].stream_id].hooked])
 
-    async def _hook(self, told: Sequence[tuple[str, Notice]]) -> None:
-        """Enter what the sites' endpoints are to be told: of each event, who was told of it."""
+    async def _hook(self, told: Sequence[tuple[str, UUID, Notice]]) -> None:
+        """Enter what the sites' endpoints are to be told: of each event, who was told of it. The first of
+        these notifications gives the delivery its id: there may be more of the event another time."""
         events: dict[tuple[str, UUID, UUID], list[tuple[str, str]]] = defaultdict(list)
-        for site, notice in told:
-            events[site, notice.event_id, notice.comment_id].append((notice.recipient_id, notice.reason))
+        firsts: dict[tuple[str, UUID, UUID], UUID] = {}
+        for site, id_, notice in told:
+            event = site, notice.event_id, notice.comment_id
+            events[event].append((notice.recipient_id, notice.reason))
+            firsts.setdefault(event, id_)
         if events:
             await self._connection.executemany(
                 QUERIES["enter_webhooks"],
@@ -258,9 +293,10 @@ class Telling:
                         site,
                         event_id,
                         orjson.dumps({"comment_id": str(comment_id), "recipients": whom}).decode(),
-                        "",
+                        str(first),
                     )
                     for (site, event_id, comment_id), whom in events.items()
+                    for first in (firsts[site, event_id, comment_id],)
                 ],
             )
 
