@@ -144,6 +144,8 @@ create index deliveries_of_person on deliveries (site, recipient_id) where recip
 create index deliveries_of_endpoint on deliveries (endpoint_id, next_at)
 where state = 'pending' and channel = 'webhook';
 create index deliveries_ended on deliveries (ended_at) where ended_at is not null;
+create index deliveries_asked on deliveries ((about ->> 'to'), created_at) where kind = 'confirmation';
+create index deliveries_first on deliveries (channel, next_at) where state = 'pending' and kind <> 'digest';
 create index deliveries_dead on deliveries (channel, site, ended_at) where state = 'dead';
 
 create table webhook_endpoints (

@@ -38,12 +38,24 @@ select md5(format('webhook %s %s %s', endpoint_id, $2::uuid, $4::text))::uuid, $
 from webhook_endpoints where site = $1 and disabled_at is null
 on conflict (delivery_id) do nothing;
 
--- name: claim_deliveries
--- The oldest due ones of channel $1, at most $2, for $3 seconds.
+-- name: claim_first
+-- What is due of channel $1, at most $2, for $3 seconds, but for digests: those can wait for it.
 update deliveries d set next_at = clock_timestamp() + make_interval(secs => $3), attempts = attempts + 1
 from (
     select delivery_id from deliveries
-    where channel = $1 and state = 'pending' and next_at <= now()
+    where channel = $1 and state = 'pending' and next_at <= now() and kind <> 'digest'
+    order by next_at limit $2 for update skip locked
+) due
+where d.delivery_id = due.delivery_id
+returning d.delivery_id, d.site, d.channel, d.kind, d.recipient_id, d.endpoint_id, d.event_id, d.about, d.attempts,
+    d.created_at;
+
+-- name: claim_digests
+-- The oldest due digests of channel $1, at most $2, for $3 seconds.
+update deliveries d set next_at = clock_timestamp() + make_interval(secs => $3), attempts = attempts + 1
+from (
+    select delivery_id from deliveries
+    where channel = $1 and state = 'pending' and next_at <= now() and kind = 'digest'
     order by next_at limit $2 for update skip locked
 ) due
 where d.delivery_id = due.delivery_id
@@ -51,7 +63,7 @@ returning d.delivery_id, d.site, d.channel, d.kind, d.recipient_id, d.endpoint_i
     d.created_at;
 
 -- name: claim_webhooks
--- As claim_deliveries, at most $1 for $2 seconds, with room for every endpoint: $5 of each, less the $4 that are
+-- As claim_first, at most $1 for $2 seconds, with room for every endpoint: $5 of each, less the $4 that are
 -- under way to the endpoints $3; one where it failed of late; none while its circuit is open. Endpoints are found by
 -- steps along the index, so what a deaf one has waiting costs nothing.
 with recursive waiting as (

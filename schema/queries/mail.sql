@@ -55,16 +55,21 @@ update contacts set refused_at = now() where site = $1 and author_id = $2 and ad
 
 -- name: enter_confirmation
 -- Ask whether the address that author $2 of site $1 gave is theirs, at most once an hour for each address, and $3
--- times a day for all that they give: whoever it belongs to did not ask for it.
+-- times a day for all that they give, and $3 times a day for one address, which $4 knows again, whoever gives it: whom
+-- it belongs to did not ask for it.
 insert into deliveries (delivery_id, site, channel, kind, recipient_id, about, next_at)
 select md5(format('confirmation %s %s %s %s', site, author_id, address_mac, date_trunc('hour', now())))::uuid,
-    site, 'mail', 'confirmation', author_id, jsonb_build_object('address', address_mac), now()
+    site, 'mail', 'confirmation', author_id, jsonb_build_object('address', address_mac, 'to', $4::text), now()
 from contacts
 where site = $1 and author_id = $2 and source = 'given' and confirmed_at is null and refused_at is null
     and $3 > (
         select count(*) from deliveries d
         where d.site = $1 and d.recipient_id = $2 and d.kind = 'confirmation'
             and d.created_at > now() - interval '1 day'
+    )
+    and $3 > (
+        select count(*) from deliveries d
+        where d.kind = 'confirmation' and d.about ->> 'to' = $4 and d.created_at > now() - interval '1 day'
     )
 on conflict (delivery_id) do nothing
 returning true;
@@ -88,11 +93,12 @@ from notifications where recipient_id = $2 and site = $1 and notification_id >= 
 order by notification_id desc limit $5;
 
 -- name: to_be_shown
--- Those of the comments $3, in the threads $2, that recipient $1 may see now, their thread not muted.
+-- Those of the comments $3, in the threads $2, that recipient $1 may hear of now, their thread not muted: what they may
+-- see, and what was removed of their own.
 select n.comment_id
 from unnest($2::uuid[], $3::uuid[]) as n (stream_id, comment_id)
 cross join lateral (select state, author_id from comments where comment_id = n.comment_id offset 0) c
-where (c.state = 'visible' or (c.state in ('hidden', 'held') and c.author_id = $1))
+where (c.state = 'visible' or (c.state in ('hidden', 'held', 'removed') and c.author_id = $1))
     and not exists (
         select from subscriptions s
         where s.stream_id = n.stream_id and s.author_id = $1 and s.level = 'muted'

@@ -233,12 +233,20 @@ where n.recipient_id = $2 and n.site = $1 and n.notification_id < $3 and n.read_
 order by n.notification_id desc limit $4;
 
 -- name: unread
-select count(*) from notifications where recipient_id = $2 and site = $1 and read_at is null;
+-- Counted up to $3.
+select count(*) from (
+    select from notifications where recipient_id = $2 and site = $1 and read_at is null limit $3
+) as n;
 
 -- name: mark_read
 update notifications set read_at = now()
 where recipient_id = $2 and site = $1 and notification_id = any($3::uuid[]) and read_at is null;
 
 -- name: mark_read_through
+-- At most $4 at once, the newest first.
 update notifications set read_at = now()
-where recipient_id = $2 and site = $1 and notification_id <= $3 and read_at is null;
+where recipient_id = $2 and site = $1 and notification_id = any(array(
+    select notification_id from notifications
+    where recipient_id = $2 and site = $1 and notification_id <= $3 and read_at is null
+    order by notification_id desc limit $4
+));

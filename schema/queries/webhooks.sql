@@ -57,7 +57,7 @@ where endpoint_id = $1 and failing_since is not null;
 update webhook_endpoints set failures = failures + 1, failing_since = coalesce(failing_since, now()),
     open_until = greatest(open_until, now() + make_interval(secs => $2))
 where endpoint_id = $1 and disabled_at is null
-returning now() - failing_since as failing;
+returning now() - failing_since as failing, failures;
 
 -- name: switch_endpoint_off
 -- For the reason $2, and tell its owner, if it has one and $3 says that mail is sent.

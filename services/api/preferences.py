@@ -57,7 +57,7 @@ async def _mail_to(api: Api, site: str, author_id: str, email: str | None) -> No
         return
     await api.contacts.keep(site, author_id, "given", email)
     if api.settings.sends_mail:
-        await api.contacts.ask(site, author_id)
+        await api.contacts.ask(site, author_id, email)
 
 
 async def _answer(api: Api, here: Visit, author_id: str, wanted: Preferences) -> web.Response:

@@ -86,4 +86,4 @@ class TokenAddresses:
     async def _write(self, batch: list[Address]) -> None:
         for one, changed in (await self._contacts.keep_tokens(batch)).items():
             if changed and one.source == "given" and self._asks:
-                await self._contacts.ask(one.site, one.author_id)
+                await self._contacts.ask(one.site, one.author_id, one.email)

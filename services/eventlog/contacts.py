@@ -6,6 +6,7 @@ was confirmed; so does a guest's, whose token holds whatever they typed.
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
@@ -20,7 +21,9 @@ from services.eventlog.queries import QUERIES
 Source = Literal["token", "given"]
 
 ASKED: Final = 5
-"""Mails in a day that ask somebody whether the addresses that they give are theirs."""
+"""Mails in a day that ask somebody whether the addresses that they give are theirs, and in a day to one
+address, whoever gives it."""
+_PURPOSE: Final = "asked addresses"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +96,12 @@ class Contacts:
         """Forget an address."""
         await self._pool.execute(QUERIES["remove_contact"], site, author_id, source)
 
-    async def ask(self, site: str, author_id: str) -> bool:
+    async def ask(self, site: str, author_id: str, email: str) -> bool:
         """Enter the mail that asks whether the given address is theirs; False where there is nothing to ask,
-        or it was asked for this address within the hour, or too often that day."""
-        return bool(await self._pool.fetchval(QUERIES["enter_confirmation"], site, author_id, ASKED))
+        or it was asked for this address within the hour, or too often that day, of them or of whoever."""
+        known = f"{site}\0{email.casefold()}".encode()
+        to = hmac.digest(self._keyring.master.derived(_PURPOSE), known, "sha256").hex()[:32]
+        return bool(await self._pool.fetchval(QUERIES["enter_confirmation"], site, author_id, ASKED, to))
 
     async def confirm(self, site: str, author_id: str, mac: str) -> bool:
         """Count the given address from now on. False where it is another one by now."""

@@ -146,7 +146,7 @@ class Deliveries:
     async def claim(
         self, channel: str, limit: int, lease: float, under_way: Mapping[UUID, int] | None = None
     ) -> list[Delivery]:
-        """At most `limit` due ones of a channel, oldest first, for `lease` seconds.
+        """At most `limit` due ones of a channel, oldest first and digests last, for `lease` seconds.
 
         Webhooks are taken in turn from each endpoint whose circuit is closed; `under_way` counts what this
         process is sending to an endpoint already.
@@ -157,7 +157,10 @@ class Deliveries:
                 QUERIES["claim_webhooks"], limit, lease, list(busy), list(busy.values()), TO_ONE_ENDPOINT
             )
         else:
-            rows = await self._pool.fetch(QUERIES["claim_deliveries"], channel, limit, lease)
+            # What somebody waits for goes before digests, however many of these are due at eight.
+            rows = await self._pool.fetch(QUERIES["claim_first"], channel, limit, lease)
+            if len(rows) < limit:
+                rows += await self._pool.fetch(QUERIES["claim_digests"], channel, limit - len(rows), lease)
         return [_delivery(row) for row in rows]
 
     async def record(self, delivery: Delivery, outcome: Outcome, drawn: float) -> Recorded:

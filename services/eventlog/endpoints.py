@@ -165,10 +165,11 @@ class Endpoints:
         """It took something: its circuit is closed."""
         await self._pool.execute(QUERIES["endpoint_succeeded"], endpoint_id)
 
-    async def failed(self, endpoint_id: UUID, rest: float) -> timedelta:
-        """It took something not: nothing is sent to it for `rest` seconds. For how long it has failed."""
-        failing: timedelta | None = await self._pool.fetchval(QUERIES["endpoint_failed"], endpoint_id, rest)
-        return failing or timedelta()
+    async def failed(self, endpoint_id: UUID, rest: float) -> tuple[timedelta, int]:
+        """It took something not: nothing is sent to it for `rest` seconds. For how long it has failed, and
+        how often."""
+        row = await self._pool.fetchrow(QUERIES["endpoint_failed"], endpoint_id, rest)
+        return (timedelta(), 0) if row is None else (row["failing"], row["failures"])
 
     async def switch_off(self, endpoint_id: UUID, reason: str, *, mails: bool) -> bool:
         """Send it nothing any more; its owner is told where there is one and `mails` are sent. False where it

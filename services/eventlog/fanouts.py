@@ -23,6 +23,7 @@ PARTS: Final = 16
 """Into how many parts followers are cut (`subscriptions.part`): so many workers tell of one comment."""
 CHUNK: Final = 1_000
 """Followers read in one transaction, some 50 ms."""
+_COUNTED: Final = 1_000
 _IN_ONE_WEBHOOK: Final = 500
 _FINAL: Final = ("removed", "deleted", "erased")
 _REASON: Final = "follow"
@@ -67,6 +68,12 @@ class Fanouts:
                 await connection.execute(QUERIES["end_fanout"], stream_id, part.event_id, part.part)
                 return Chunk(part.site, ())
             return await self._tell(connection, stream_id, part)
+
+    async def waiting(self) -> tuple[int, float]:
+        """How many parts wait, counted up to a thousand, and for how many seconds the oldest has."""
+        row = await self._pool.fetchrow(QUERIES["fanouts_waiting"], _COUNTED)
+        assert row is not None, "an aggregate has one row"
+        return row["parts"], row["seconds"]
 
     async def left(self) -> list[UUID]:
         """Threads whose followers wait for longer than they should: whoever was to tell them may be gone."""

@@ -15,6 +15,9 @@ from services.eventlog.queries import QUERIES
 
 State = Literal["unread", "read", "all"]
 
+UNREAD: Final = 10_000
+"""More unread ones than this are told as this many: they are counted with every page and every event."""
+_SLICE: Final = 5_000
 _LAST: Final = UUID(int=(1 << 128) - 1)
 
 
@@ -107,8 +110,8 @@ class Inbox:
         return {row["place"] for row in rows if row["place"] is not None}, Seen(rows[0]["now"])
 
     async def unread(self, site: str, recipient: str) -> int:
-        """How many were not read yet."""
-        return int(await self._pool.fetchval(QUERIES["unread"], site, recipient) or 0)
+        """How many were not read yet, counted up to UNREAD."""
+        return int(await self._pool.fetchval(QUERIES["unread"], site, recipient, UNREAD) or 0)
 
     async def empty(self, site: str, recipient: str) -> None:
         """Delete all that they were told of."""
@@ -122,6 +125,8 @@ class Inbox:
         Ids that are not the recipient's are passed over.
         """
         if isinstance(what, UUID):
-            await self._pool.execute(QUERIES["mark_read_through"], site, recipient, what)
+            marked = f"UPDATE {_SLICE}"
+            while marked == f"UPDATE {_SLICE}":
+                marked = await self._pool.execute(QUERIES["mark_read_through"], site, recipient, what, _SLICE)
         else:
             await self._pool.execute(QUERIES["mark_read"], site, recipient, list(what))

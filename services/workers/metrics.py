@@ -106,6 +106,12 @@ METRICS: Final = (
         "Deliveries given up in the last 30 days; counted up to 10,000.",
     ),
     Metric(
+        "threadlog_fan_outs_late_seconds",
+        "gauge",
+        (),
+        "How long the followers who wait longest to be told of a comment have waited; 0 where none do.",
+    ),
+    Metric(
         "threadlog_webhook_endpoints",
         "gauge",
         ("state",),
@@ -142,6 +148,7 @@ class WorkerMetrics:
         self.deliveries_due = self._gauge("threadlog_deliveries_due")
         self.deliveries_late = self._gauge("threadlog_deliveries_late_seconds")
         self.deliveries_dead = self._gauge("threadlog_deliveries_dead")
+        self.fan_outs_late = self._gauge("threadlog_fan_outs_late_seconds")
         self.endpoints = self._gauge("threadlog_webhook_endpoints")
         self.views = self._gauge("threadlog_views")
         self.views_memory = self._gauge("threadlog_views_memory_bytes")

@@ -34,6 +34,8 @@ class Undelivered:
             self._metrics.deliveries_due.labels(one.channel).set(one.due)
             self._metrics.deliveries_dead.labels(one.channel).set(one.dead)
             self._metrics.deliveries_late.labels(one.channel).set(one.late)
+        waiting = await connection.fetchrow(QUERIES["fanouts_waiting"], 1)
+        self._metrics.fan_outs_late.set(0 if waiting is None else waiting["seconds"])
         row = await connection.fetchrow(QUERIES["endpoints_standing"])
         for state in _STATES:
             self._metrics.endpoints.labels(state).set(0 if row is None else row[state])
@@ -44,6 +46,7 @@ class Undelivered:
             for gauge in (self._metrics.deliveries_due, self._metrics.deliveries_dead):
                 gauge.labels(channel).set(math.nan)
             self._metrics.deliveries_late.labels(channel).set(math.nan)
+        self._metrics.fan_outs_late.set(math.nan)
         for state in _STATES:
             self._metrics.endpoints.labels(state).set(math.nan)
 

@@ -89,7 +89,7 @@ class Post:
     async def confirmation(self, author: str, email: str) -> None:
         """Somebody gives an address, and is asked whether it is theirs."""
         await self.contacts.keep(SITE, author, "given", email)
-        assert await self.contacts.ask(SITE, author)
+        assert await self.contacts.ask(SITE, author, email)
 
 
 @asynccontextmanager

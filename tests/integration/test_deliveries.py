@@ -78,6 +78,13 @@ async def test_the_oldest_due_is_claimed_first_and_nothing_that_is_not_due(desk:
     assert (await desk.one(later[0])).delivery.attempts == 0
 
 
+async def test_what_somebody_waits_for_goes_before_digests(desk: Desk) -> None:
+    ids = await mails(desk, 4)
+    await desk.pool.execute("update deliveries set kind = 'digest' where delivery_id = any($1)", ids[:2])
+    got = [one.id for _ in range(2) for one in await desk.deliveries.claim("mail", 3, MINUTE)]
+    assert (set(got[:2]), set(got[2:])) == (set(ids[2:]), set(ids[:2]))
+
+
 async def test_several_claim_at_once_and_nothing_twice(desk: Desk) -> None:
     ids = await mails(desk, 100)
     got = await asyncio.gather(*(desk.deliveries.claim("mail", 10, MINUTE) for _ in range(16)))

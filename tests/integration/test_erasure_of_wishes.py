@@ -59,7 +59,7 @@ async def wished(client: Client) -> dict[str, Any]:
         await send_as_ann(client, "PUT", f"{at}/subscription", {"level": "all"})
     wanted = {"email": ADDRESSES[1], "mail": "daily", "blocked": ["u-troll"]}
     assert (await send_as_ann(client, "PATCH", f"{S}/me/preferences", wanted)).status == 200
-    assert await client.running.api.contacts.ask(SITE, "u-ann")
+    assert await client.running.api.contacts.ask(SITE, "u-ann", ADDRESSES[1])
     await pool.execute(
         "insert into untold (stream_id, comment_id, version, event_id) values ($1, $2, 1, $2)",
         *(stream_of(T), UUID(life["first"]["id"])),

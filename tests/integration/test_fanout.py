@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from datetime import UTC, datetime
 from itertools import chain
 from uuid import UUID
@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 
 from services.eventlog.fanouts import PARTS, Fanouts
+from services.workers.fanout import FanningOut
 from tests.writer import SITE, Writer, new_id, stream_of, writer
 
 THREAD = stream_of("t")
@@ -196,3 +197,62 @@ async def test_what_waits_for_long_is_found(log: Writer) -> None:
     assert await fanouts.left() == []
     await log.pool.execute("update fanouts set entered_at = now() - interval '5 seconds'")
     assert await fanouts.left() == [THREAD]
+
+
+async def test_a_thread_that_waits_is_found_however_much_waits_in_another(log: Writer) -> None:
+    await log.pool.execute(
+        "insert into fanouts (stream_id, event_id, part, site, comment_id, version, created_at, entered_at) "
+        "select $1, gen_random_uuid(), part, $2, $1, 1, now(), now() - interval '1 hour' "
+        "from generate_series(1, 100) cross join generate_series(0, 15) as part",
+        *(THREAD, SITE),
+    )
+    await log.pool.execute(
+        "insert into fanouts (stream_id, event_id, part, site, comment_id, version, created_at, entered_at) "
+        "values ($1, $1, 0, $2, $1, 1, now(), now() - interval '1 minute'), "
+        "($3, $3, 0, $2, $3, 1, now(), now())",
+        *(stream_of("small"), SITE, stream_of("lately")),
+    )
+    fanouts = Fanouts(log.pool)
+    assert sorted(await fanouts.left()) == sorted([THREAD, stream_of("small")])
+    parts, seconds = await fanouts.waiting()
+    assert parts == 1_000
+    assert seconds >= 3_600
+
+
+class _Poked:
+    """Keeps what it is asked to send."""
+
+    def __init__(self) -> None:
+        self.streams: list[UUID] = []
+
+    def poke(self, stream_ids: Collection[UUID], _actors: Collection[str]) -> None:
+        self.streams += stream_ids
+
+
+async def test_a_small_thread_has_its_turn_among_the_chunks_of_a_large_one(log: Writer) -> None:
+    large, small = await log.post("t", "ann"), await log.post("small", "ann")
+    await follow(log.pool, 400)
+    await enter(log.pool, large.event_id)
+    await log.pool.execute(
+        "insert into subscriptions (stream_id, author_id, site, level) values ($1, 'eve', $2, 'all')",
+        *(stream_of("small"), SITE),
+    )
+    await log.pool.execute(
+        "insert into fanouts (stream_id, event_id, part, site, comment_id, version, actor_id, created_at) "
+        "select $1, $2, part, $3, $2, 1, 'ann', now() from generate_series(0, $4 - 1) as part",
+        *(stream_of("small"), small.event_id, SITE, PARTS),
+    )
+    told: list[str] = []
+    poked = _Poked()
+    fanning = FanningOut(
+        Fanouts(log.pool, chunk=5),
+        poked,  # type: ignore[arg-type]
+        lambda _site, people: told.extend(people),
+    )
+    # The messages of the large thread keep the process busy; that of the small one comes meanwhile.
+    await asyncio.gather(*(fanning.handle([THREAD]) for _ in range(3)), fanning.handle([stream_of("small")]))
+    while poked.streams:
+        again, poked.streams = poked.streams, []
+        await fanning.handle(again)
+    assert len(told) == len(set(told)) == 401
+    assert told.index("eve") < 200

@@ -99,9 +99,9 @@ async def test_nobody_reads_for_others(pool: Pool) -> None:
         ("inbox_all", 4),
         ("inbox_unread", 4),
         ("inbox_read", 4),
-        ("unread", 2),
+        ("unread", 3),
         ("mark_read", 3),
-        ("mark_read_through", 3),
+        ("mark_read_through", 4),
     ],
 )
 @pytest.mark.parametrize("analysed", [False, True])
@@ -113,7 +113,7 @@ async def test_an_inbox_is_found_by_an_index(pool: Pool, query: str, arguments: 
     if analysed:
         await pool.execute("analyze notifications")
     bound = [UUID(int=1 << 127)] if query == "mark_read" else UUID(int=1 << 127)
-    given = [SITE, "ann", bound, 10][:arguments]
+    given = [SITE, "ann", 10 if query == "unread" else bound, 10][:arguments]
     async with pool.acquire() as connection:
         await connection.execute("set plan_cache_mode = force_generic_plan")
         raw = await connection.fetchval(f"explain (format json) {QUERIES[query]}", *given)
@@ -128,3 +128,16 @@ async def test_an_inbox_is_found_by_an_index(pool: Pool, query: str, arguments: 
 
 def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
     return [plan, *(node for below in plan.get("Plans", []) for node in nodes(below))]
+
+
+async def test_a_large_inbox_is_counted_up_to_a_bound_and_read_in_slices(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox = Inbox(pool)
+    monkeypatch.setattr("services.eventlog.inbox.UNREAD", 3)
+    assert await inbox.unread(SITE, "ann") == 3
+    monkeypatch.setattr("services.eventlog.inbox._SLICE", 2)
+    whole = await everything(inbox)
+    await inbox.mark_read(SITE, "ann", whole[1].id)
+    assert [one.read for one in await everything(inbox)] == [False, True, True, True, True]
+    assert await inbox.unread(SITE, "ann") == 1

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import pytest
 
+from services.eventlog.contacts import ASKED
 from services.eventlog.deliveries import Dead, Dropped, Later, Sent
 from services.eventlog.mailing import SHOWN
 from tests.integration.api_client import SITE, S, T
@@ -264,10 +265,10 @@ async def test_an_address_that_was_given_gets_mail_once_it_was_confirmed(post: P
 
 async def test_nobody_is_asked_twice_within_the_hour_nor_once_it_is_settled(post: Post) -> None:
     await post.confirmation("bob", "bob@example.org")
-    assert not await post.contacts.ask(SITE, "bob")
+    assert not await post.contacts.ask(SITE, "bob", "bob@example.org")
     await post.contacts.keep(SITE, "bob", "given", "new@example.org")
     assert await post.sent() == [Dropped("there is no address to send it to")]
-    assert await post.contacts.ask(SITE, "bob")
+    assert await post.contacts.ask(SITE, "bob", "new@example.org")
     [again] = await post.due()
     found = {one.source: one for one in await post.contacts.all(SITE, "bob")}["given"]
     await post.contacts.confirm(SITE, "bob", found.mac)
@@ -310,3 +311,30 @@ async def test_a_mail_of_a_newer_release_is_not_sent_as_something_else(post: Pos
     await post.told()
     await post.pool.execute("update deliveries set kind = 'carrier-pigeon'")
     assert await post.sent() == [Dead("this release knows no mail of the kind carrier-pigeon")]
+
+
+async def test_one_address_is_asked_only_so_often_whoever_gives_it(post: Post) -> None:
+    for number in range(2 * ASKED):
+        await post.contacts.keep(SITE, f"guest:{number}", "given", "Victim@example.org")
+    spelled = ("victim@example.org", "Victim@Example.org")
+    asked = [await post.contacts.ask(SITE, f"guest:{n}", spelled[n % 2]) for n in range(2 * ASKED)]
+    assert asked == [True] * ASKED + [False] * ASKED
+    assert len(await post.due()) == ASKED
+
+
+async def test_whose_comment_was_removed_is_told_by_mail_without_its_text(
+    post: Post,
+) -> None:
+    await post.preferences.change(SITE, "ann", {"mail": "now"})
+    await post.contacts.keep(SITE, "ann", "token", "ann@example.org")
+    await post.talk()
+    [row] = await post.pool.fetch("select comment_id from comments")
+    path = f"/v1/sites/{SITE}/threads/story/comments/{row['comment_id']}"
+    removed = await post.client.send("DELETE", path, sub="mod", roles=("moderator",))
+    assert removed.status == 204
+    await post.told()
+    mail = await post.one()
+    text = part(mail, "plain")
+    assert TITLE in text
+    assert "a question" not in text
+    assert "None" not in text

@@ -336,3 +336,65 @@ async def test_an_erased_author_bears_no_name_any_more_and_their_texts_name_nobo
     await notifier.notify(THREAD)
     assert [row["author_id"] for row in await log.pool.fetch("select author_id from participants")] == ["cem"]
     assert said not in {row["comment_id"] for row in await log.pool.fetch("select comment_id from mentioned")}
+
+
+async def test_an_edit_tells_nobody_who_was_told_of_the_comment(log: Writer) -> None:
+    await follow(log, "cem")
+    root = await say(log, "bob", "a question")
+    answer = await say(log, "ann", "an answer", root)
+    notifier = Notifier(log.pool, log.keyring)
+    await notifier.notify(THREAD)
+    edited = await edit(log, "ann", answer, "an answer, @[bob] and @[cem] and @[dan]")
+    await notifier.notify(THREAD)
+    of_it = [one for one in await told(log) if one[2] in (answer, edited)]
+    assert sorted(of_it) == [("bob", "reply", answer), ("cem", "follow", answer), ("dan", "mention", edited)]
+
+
+async def test_of_a_comment_with_two_texts_that_waited_each_is_told_once(log: Writer) -> None:
+    root = await say(log, "bob", "a question")
+    await Notifier(log.pool, log.keyring).notify(THREAD)
+    answer = await say(log, "ann", "an answer", root)
+    edited = await edit(log, "ann", answer, "an answer, @[bob] and @[dan]")
+    await decide(log, answer, "hide")
+    await Notifier(log.pool, log.keyring).notify(THREAD)
+    await decide(log, answer, "approve")
+    await Notifier(log.pool, log.keyring).notify(THREAD)
+    of_it = [one for one in await told(log) if one[1] != "moderation" and one[2] in (answer, edited)]
+    assert sorted(of_it) == [("bob", "reply", answer), ("dan", "mention", edited)]
+
+
+async def test_a_transaction_tells_a_bounded_number_of_followers(
+    log: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.workers.telling.ROWS", 100)
+    await follow(log, *(f"f-{number:02}" for number in range(20)))
+    posts = [await say(log, "ann", f"number {number}") for number in range(30)]
+    elsewhere = await say(log, "ann", "a question", key="u")
+    reply = await say(log, "bob", "an answer", elsewhere, key="u")
+    outcome = await Notifier(log.pool, log.keyring).notify_all([THREAD, stream_of("u")])
+    assert (outcome.told, outcome.failed) == (20 * len(posts) + 1, {})
+    rows = await log.pool.fetch("select count(*) as told from notifications group by told_in")
+    assert max(row["told"] for row in rows) <= 100
+    assert ("ann", "reply", reply) in await told(log)
+
+
+async def test_webhooks_hear_of_everybody_whom_an_event_was_told_in_two_goes(log: Writer) -> None:
+    await log.pool.execute(
+        "insert into webhook_endpoints (endpoint_id, site, url, wrapped) "
+        "values (gen_random_uuid(), $1, 'https://blog.example/hook', '')",
+        SITE,
+    )
+    root = await say(log, "ann", "a question")
+    answer = await say(log, "bob", "an answer", root)
+    await Notifier(log.pool, log.keyring).notify(THREAD)
+    # It went out of sight before all were told, who follow, and came back.
+    await log.pool.execute(
+        "insert into untold (stream_id, comment_id, version, event_id) values ($1, $2, 2, $2)", THREAD, answer
+    )
+    await follow(log, "cem")
+    await decide(log, answer, "hide")
+    await decide(log, answer, "approve")
+    await Notifier(log.pool, log.keyring).notify(THREAD)
+    rows = await log.pool.fetch("select about from deliveries where event_id = $1", answer)
+    hooked = [tuple(one) for row in rows for one in orjson.loads(row["about"])["recipients"]]
+    assert sorted(hooked) == [("ann", "reply"), ("cem", "follow")]

@@ -265,6 +265,18 @@ async def test_an_endpoint_that_failed_for_days_is_switched_off(desk: Desk, rece
     assert endpoint.disabled_reason == said
 
 
+async def test_an_endpoint_that_fails_twice_with_days_between_is_not_switched_off(
+    desk: Desk, receiver: Receiver
+) -> None:
+    delivery = await told(desk, receiver.says("/", 500, "no tea"))
+    async with sending(desk) as channel:
+        await channel.send(delivery)
+        await desk.pool.execute("update webhook_endpoints set failing_since = now() - interval '9 days'")
+        await channel.send(delivery)
+    (endpoint,) = await desk.endpoints.of(SITE)
+    assert (endpoint.disabled_at, endpoint.failures) == (None, 2)
+
+
 @pytest.mark.parametrize("status", [429, 503])
 async def test_an_endpoint_is_left_alone_for_as_long_as_it_asks(
     desk: Desk, receiver: Receiver, status: int

@@ -142,7 +142,7 @@ class Inboxes:
             try:
                 for start in range(0, len(looked_at), AT_ONCE):
                     await self._look_at(looked_at[start : start + AT_ONCE])
-            except FAULTS as error:
+            except Exception as error:  # noqa: BLE001 - whatever it was, the next look is to come
                 _log.warning("inboxes are not to be had: %s", type(error).__name__)
             for one in beaten:
                 one.beat()

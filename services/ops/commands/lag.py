@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 from services.eventlog.checkpoints import DeadLetter, DeadLetters, LaneCheckpoints, Projection
 from services.eventlog.deliveries import Deliveries, Standing
 from services.eventlog.endpoints import Endpoint, Endpoints
+from services.eventlog.fanouts import Fanouts
 from services.ops.exits import Exit, leave, run
 from services.ops.output import print_json, say, table
 from services.pokes import QUEUES, queue_key
@@ -70,6 +71,8 @@ class Lagging:
     """What is due and what is dead, by channel."""
     endpoints_off: list[Endpoint]
     """The webhook endpoints that were switched off last."""
+    fan_outs: tuple[int, float]
+    """Parts of fan-outs that wait, and for how many seconds the oldest has."""
 
     @property
     def seconds(self) -> float:
@@ -110,7 +113,8 @@ async def measure(found: Resources) -> Lagging:
     queues = await queue_depths(found.settings.broker)
     deliveries = await Deliveries(found.pool).standing()
     off = await Endpoints(found.pool, found.master).off(_ENDPOINTS)
-    return Lagging(lanes, queues, some, await letters.counts(), names, deliveries, off)
+    fan_outs = await Fanouts(found.pool).waiting()
+    return Lagging(lanes, queues, some, await letters.counts(), names, deliveries, off, fan_outs)
 
 
 async def _lane(found: Resources, checkpoints: LaneCheckpoints, lane: int) -> LaneLag:
@@ -197,6 +201,9 @@ def _print(seen: Lagging) -> None:
         say("queues: the broker does not answer; the sweeper catches up once it does")
     else:
         say("queues: " + ", ".join(f"{actor} {depth:,}" for actor, depth in seen.queues.items()))
+    parts, oldest = seen.fan_outs
+    if parts:
+        say(f"followers of large threads: {parts:,} parts are to be told, the oldest for {oldest:,.0f} s")
     for one in seen.deliveries:
         if one.due or one.dead:
             dead = f", {one.dead:,} dead (threadlog deliveries list --state dead)" if one.dead else ""
@@ -228,6 +235,7 @@ def _json(seen: Lagging) -> dict[str, Any]:
         "queues": seen.queues,
         "dead_letter_counts": seen.parked,
         "dead_letters": list(_letters(seen)),
+        "fan_outs": {"parts": seen.fan_outs[0], "seconds": seen.fan_outs[1]},
         "deliveries": [asdict(one) for one in seen.deliveries],
         "endpoints_off": [{"id": one.id, "site": one.site, "url": one.url} for one in seen.endpoints_off],
     }

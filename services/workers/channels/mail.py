@@ -20,6 +20,7 @@ from markupsafe import Markup
 from services.core.node import decode
 from services.core.pagejson import Reader, is_shown
 from services.core.quiet import quiet_until
+from services.core.recipients import Reason
 from services.errors import PoisonEvent, StreamBroken, TemplateRefused, ThreadParked
 from services.eventlog.contacts import Contacts
 from services.eventlog.deliveries import MAIL, Again, Dead, Delivery, Dropped, Later, Outcome
@@ -172,9 +173,10 @@ class MailChannel:
                 parked = True
         reader = Reader(recipient)
         items = [
-            _item(site, one, found)
+            _item(site, one, found, text=is_shown(found.picked.raw, reader))
             for one in wanted
-            if (found := comments.get(one.comment_id)) is not None and is_shown(found.picked.raw, reader)
+            if (found := comments.get(one.comment_id)) is not None
+            and (is_shown(found.picked.raw, reader) or one.reason == Reason.MODERATION)
         ]
         return items, parked
 
@@ -262,11 +264,11 @@ def _rendered(site: Site, name: str, own: str | None, values: Values) -> str:
     return render(name, site.settings.language, values)
 
 
-def _item(site: Site, told: Told, found: OneComment) -> dict[str, Any]:
-    """A notification as templates show it."""
+def _item(site: Site, told: Told, found: OneComment, *, text: bool) -> dict[str, Any]:
+    """A notification as templates show it, with the comment's `text` where that may be seen."""
     node = decode(found.picked.raw)
     author = orjson.loads(node.author)
-    text = orjson.loads(b"{%b}" % node.text)
+    said = orjson.loads(b"{%b}" % node.text) if text else {"body": "", "html": ""}
     name = None if author is None else one_line(author["name"] or "")
     head = found.head
     return {
@@ -275,8 +277,8 @@ def _item(site: Site, told: Told, found: OneComment) -> dict[str, Any]:
         "reason": told.reason,
         "title": one_line(head.title or head.key),
         "url": _permalink(site.settings.comment_url, head.url, node.id),
-        "body": text["body"],
-        "html": Markup(text["html"]),  # noqa: S704 - our own renderer's, which escapes what it does not write
+        "body": said["body"],
+        "html": Markup(said["html"]),  # noqa: S704 - our own renderer's, which escapes what it does not write
         "created_at": node.created_at,
     }
 

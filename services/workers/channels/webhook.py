@@ -40,6 +40,8 @@ CONNECT_S: Final = 5.0
 TOTAL_S: Final = 15.0
 AT_ONCE: Final = 64
 REDIRECTS: Final = 3
+FAILURES: Final = 10
+"""An endpoint is not switched off for fewer in a row, however many days lie between them."""
 _FOLLOWED: Final = (301, 302, 307, 308)
 """With the same body to the next address: 303 asks for a GET, which delivers nothing."""
 _QUOTED: Final = 100
@@ -121,18 +123,17 @@ class WebhookChannel:
     async def _judged(self, endpoint_id: UUID, target: Target, found: Outcome | _Gone) -> Outcome:
         match found:
             case Sent():
-                if target.failures:
-                    await self._endpoints.succeeded(endpoint_id)
+                await self._endpoints.succeeded(endpoint_id)
             case _Gone():
                 await self._switch_off(endpoint_id, "it answered 410 Gone")
                 return Dead("410 Gone: the endpoint was switched off")
             case Again(reason, after):
                 drawn = random.random()  # noqa: S311 - it spreads, and keeps nothing secret
                 asked = 0.0 if after is None else wait(1, drawn, after)
-                failing = await self._endpoints.failed(
+                failing, times = await self._endpoints.failed(
                     endpoint_id, max(asked, open_for(target.failures + 1, drawn))
                 )
-                if failing > GIVEN_UP:
+                if failing > GIVEN_UP and times >= FAILURES:
                     said = f"nothing was taken for {failing.days} days; the last answer: {reason}"
                     await self._switch_off(endpoint_id, said)
         return found
