@@ -113,7 +113,7 @@ class Desk:
         """Enter what webhooks are to tell of a comment."""
         about = {"comment_id": str(comment_id), "recipients": [list(one) for one in recipients]}
         await self.pool.execute(
-            QUERIES["enter_webhooks"], SITE, comment_id, orjson.dumps(about).decode(), "told"
+            QUERIES["enter_webhooks"], [SITE], [comment_id], [orjson.dumps(about).decode()], ["told"]
         )
 
     async def comments(self, count: int) -> list[UUID]:

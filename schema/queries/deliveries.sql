@@ -30,12 +30,13 @@ from due
 on conflict (delivery_id) do nothing;
 
 -- name: enter_webhooks
--- Tell every endpoint of site $1 of event $2, about $3: {"comment_id", "recipients": [[id, reason], ...]}. $4 tells
--- the parts of one event's recipients from each other.
+-- Tell every endpoint of site $1[n] of event $2[n], about $3[n]: {"comment_id", "recipients": [[id, reason], ...]}.
+-- $4[n] tells the parts of one event's recipients from each other.
 insert into deliveries (delivery_id, site, channel, kind, endpoint_id, event_id, about, next_at)
-select md5(format('webhook %s %s %s', endpoint_id, $2::uuid, $4::text))::uuid, $1, 'webhook', 'notification',
-    endpoint_id, $2, $3::jsonb, now()
-from webhook_endpoints where site = $1 and disabled_at is null
+select md5(format('webhook %s %s %s', w.endpoint_id, n.event_id, n.salt))::uuid, n.site, 'webhook', 'notification',
+    w.endpoint_id, n.event_id, n.about, now()
+from unnest($1::text[], $2::uuid[], $3::jsonb[], $4::text[]) as n (site, event_id, about, salt)
+join webhook_endpoints w on w.site = n.site and w.disabled_at is null
 on conflict (delivery_id) do nothing;
 
 -- name: claim_first

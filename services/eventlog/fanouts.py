@@ -48,6 +48,11 @@ class Chunk:
     recipients: Sequence[str]
 
 
+def about(comment_id: UUID, recipients: Sequence[tuple[str, str]]) -> str:
+    """What a webhook tells: who was told of a comment, and why."""
+    return orjson.dumps({"comment_id": str(comment_id), "recipients": recipients}).decode()
+
+
 class Fanouts:
     """The fan-outs that wait."""
 
@@ -109,13 +114,15 @@ class Fanouts:
         if self._mails:
             events = [part.event_id] * len(ids)
             await connection.execute(QUERIES["enter_mail"], part.site, events, recipients, ids)
-        for start in range(0, len(recipients), _IN_ONE_WEBHOOK):
-            some = recipients[start : start + _IN_ONE_WEBHOOK]
-            about = {"comment_id": str(part.comment_id), "recipients": [[one, _REASON] for one in some]}
-            salt = str(ids[start])  # one of those that were entered just now
-            await connection.execute(
-                QUERIES["enter_webhooks"], part.site, part.event_id, orjson.dumps(about).decode(), salt
-            )
+        starts = range(0, len(recipients), _IN_ONE_WEBHOOK)
+        whom = [[(one, _REASON) for one in recipients[n : n + _IN_ONE_WEBHOOK]] for n in starts]
+        await connection.execute(
+            QUERIES["enter_webhooks"],
+            [part.site] * len(whom),
+            [part.event_id] * len(whom),
+            [about(part.comment_id, some) for some in whom],
+            [str(ids[n]) for n in starts],  # of those that were entered just now
+        )
 
     async def _is_out_of_sight(
         self, connection: asyncpg.pool.PoolConnectionProxy[Any], stream_id: UUID, part: _Part

@@ -2,7 +2,7 @@
 
 Its first step locks the checkpoints, always in the same order. A thread whose checkpoint another notifier has
 moved since its events were read is left out. The number of statements does not depend on how many threads
-there are, or on how much is new in them.
+there are, or on how much is new in them; mails take one for each site.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from services.core.recipients import (
     Wishes,
     recipients,
 )
+from services.eventlog.fanouts import about
 from services.eventlog.queries import QUERIES
 from services.projection.names import Mentioned
 from services.workers.happened import Decided, Deciding, Standing, Thread, Told, Untold
@@ -286,19 +287,11 @@ class Telling:
             events[event].append((notice.recipient_id, notice.reason))
             firsts.setdefault(event, id_)
         if events:
-            await self._connection.executemany(
-                QUERIES["enter_webhooks"],
-                [
-                    (
-                        site,
-                        event_id,
-                        orjson.dumps({"comment_id": str(comment_id), "recipients": whom}).decode(),
-                        str(first),
-                    )
-                    for (site, event_id, comment_id), whom in events.items()
-                    for first in (firsts[site, event_id, comment_id],)
-                ],
-            )
+            rows = [
+                (site, event_id, about(comment_id, whom), str(firsts[site, event_id, comment_id]))
+                for (site, event_id, comment_id), whom in events.items()
+            ]
+            await self._connection.execute(QUERIES["enter_webhooks"], *_columns(rows, 4))
 
     async def _keep_waiting(self, decided: Decided) -> None:
         if decided.ended:

@@ -160,7 +160,7 @@ async def test_an_event_is_entered_once_for_each_endpoint_and_part(desk: Desk) -
     for _ in range(2):
         await desk.tell(comment)
     about = '{"comment_id": "x", "recipients": []}'
-    await desk.pool.execute(QUERIES["enter_webhooks"], SITE, comment, about, "another part")
+    await desk.pool.execute(QUERIES["enter_webhooks"], [SITE], [comment], [about], ["another part"])
     rows = await desk.pool.fetch("select endpoint_id from deliveries where event_id = $1", comment)
     assert len(rows) == 4
     assert off not in {row["endpoint_id"] for row in rows}

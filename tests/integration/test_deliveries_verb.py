@@ -60,7 +60,7 @@ def told(database_url: str, outcome: Outcome | None = None) -> None:
 
     async def tell() -> None:
         async with asyncpg.create_pool(database_url, min_size=1, max_size=1) as pool:
-            await pool.execute(QUERIES["enter_webhooks"], "blog", UUID(UNKNOWN), ABOUT, "")
+            await pool.execute(QUERIES["enter_webhooks"], ["blog"], [UUID(UNKNOWN)], [ABOUT], [""])
             if outcome is not None:
                 for one in await Deliveries(pool).claim("webhook", 10, 60):
                     await Deliveries(pool).record(one, outcome, 0.5)

@@ -77,10 +77,15 @@ async def told(log: Writer) -> list[tuple[str, str, UUID]]:
 
 
 async def test_statements_do_not_grow_with_threads_and_replies(log: Writer) -> None:
+    await log.pool.execute(
+        "insert into webhook_endpoints (endpoint_id, site, url, wrapped) "
+        "values (gen_random_uuid(), $1, 'https://blog.example/hook', '')",
+        SITE,
+    )
     counted: list[int] = []
     statements: list[str] = []
     async with log.pool.acquire() as connection:
-        notifier = Notifier(_Only(connection), log.keyring)  # type: ignore[arg-type]
+        notifier = Notifier(_Only(connection), log.keyring, mails=True)  # type: ignore[arg-type]
         for threads, replies in ((1, 1), (2, 1), (40, 3)):  # the first has the driver look up its types
             keys = [f"{threads}-{number}" for number in range(threads)]
             for key in keys:
