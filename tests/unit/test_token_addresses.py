@@ -28,7 +28,7 @@ class Kept:
         self.batches.append(list(addresses))
         return dict.fromkeys(addresses, True)
 
-    async def ask(self, site: str, author_id: str) -> bool:
+    async def ask(self, site: str, author_id: str, email: str) -> bool:
         self.asked.append(author_id)
         return True
 
